@@ -1,0 +1,589 @@
+//! Keys and values of the maps, as programs, agent and bpftool see them.
+//!
+//! Every type here is `repr(C)` with its padding spelled out, because the
+//! kernel compares map keys byte by byte and because bpftool prints each field
+//! by its name from BTF. Integers are in the node's byte order unless a field
+//! says otherwise.
+//!
+//! [`LAYOUT`] must be raised when any of these types, or any map's type or
+//! key, changes.
+
+/// Version of the map layout; part of every pin's path
+/// (`/sys/fs/bpf/sluice/v<LAYOUT>/`).
+pub const LAYOUT: u32 = 1;
+
+/// Largest number of endpoints on one node, by configuration.
+pub const MAX_ENDPOINTS: u32 = 4096;
+
+/// Largest number of uplinks on one node.
+pub const MAX_UPLINKS: u32 = 32;
+
+/// Marks a port id as an uplink's: endpoint ids stay below this bit, uplink
+/// `n` is `UPLINK_BIT | n`. Maps keyed by port id thus hold both.
+pub const UPLINK_BIT: u32 = 1 << 31;
+
+/// Slots of the `pipeline` program array.
+pub mod stage {
+    /// Packets to a pod.
+    pub const INGRESS: u32 = 0;
+    /// Packets from a pod.
+    pub const EGRESS: u32 = 1;
+    /// Number of slots, with room for stages to come.
+    pub const SLOTS: u32 = 8;
+}
+
+/// Word of the packet's scratch space (`__sk_buff.cb`, uapi `linux/bpf.h`) in
+/// which an entry program leaves the endpoint id for the pipeline.
+pub const CB_ENDPOINT: usize = 0;
+
+/// Types whose every bit pattern is valid and that have no hidden padding, so
+/// that they may be copied to and from a map as plain bytes.
+///
+/// # Safety
+/// Implement only for `repr(C)` types made of integers and arrays of integers
+/// whose fields fill the whole size.
+pub unsafe trait Plain: Copy + 'static {}
+
+/// How an enumeration stands in a map: the programs and bpftool see the enum
+/// (BTF then gives its names), user space reads the number and converts it,
+/// since a foreign byte need not be a valid variant.
+pub trait Coded {
+    /// The field's type on this side.
+    type Repr: Copy;
+}
+
+/// A field that holds the enumeration `E`; see [`Coded`].
+pub type Code<E> = <E as Coded>::Repr;
+
+/// Declares a `repr(u8)` enumeration with stable numbers, its names for
+/// people, and conversions that refuse unknown numbers.
+macro_rules! coded_enum {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal => $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vmeta])* $variant = $value,)+ }
+
+        impl $name {
+            /// Every variant, in the order of the numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name in the CLI, in metrics and in events.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// How this side stores the variant in a map.
+            #[cfg(feature = "kernel")]
+            #[inline(always)]
+            pub const fn code(self) -> $crate::abi::Code<Self> { self }
+
+            /// How this side stores the variant in a map.
+            #[cfg(not(feature = "kernel"))]
+            pub const fn code(self) -> $crate::abi::Code<Self> { self as u8 }
+        }
+
+        impl $crate::abi::Coded for $name {
+            #[cfg(feature = "kernel")]
+            type Repr = Self;
+            #[cfg(not(feature = "kernel"))]
+            type Repr = u8;
+        }
+
+        impl TryFrom<u8> for $name {
+            /// The number that no variant has.
+            type Error = u8;
+            fn try_from(number: u8) -> Result<Self, u8> {
+                match number { $($value => Ok(Self::$variant),)+ other => Err(other) }
+            }
+        }
+    };
+}
+pub(crate) use coded_enum;
+
+coded_enum! {
+    /// A packet's direction, always seen from the pod.
+    pub enum Direction {
+        /// To the pod.
+        Ingress = 0 => "ingress",
+        /// From the pod.
+        Egress = 1 => "egress",
+    }
+}
+
+coded_enum! {
+    /// Why a packet was dropped. The numbers are stable and never reused;
+    /// programs, CLI, metrics and events share this list.
+    pub enum DropReason {
+        /// Shorter than an Ethernet header.
+        EthernetTruncated = 1 => "ethernet_truncated",
+        /// Ends inside a VLAN tag.
+        VlanTruncated = 2 => "vlan_truncated",
+        /// More VLAN tags than the two of QinQ (IEEE 802.1ad).
+        VlanTooDeep = 3 => "vlan_too_deep",
+        /// Ends inside the IPv4 header, or before its total length.
+        Ipv4Truncated = 4 => "ipv4_truncated",
+        /// IPv4 with a version other than 4, a header length below 20 bytes
+        /// or a total length below the header's.
+        Ipv4Malformed = 5 => "ipv4_malformed",
+        /// Ends inside the IPv6 header, or before its payload length.
+        Ipv6Truncated = 6 => "ipv6_truncated",
+        /// IPv6 with a version other than 6.
+        Ipv6Malformed = 7 => "ipv6_malformed",
+        /// Ends inside an IPv6 extension header.
+        Ipv6ExtensionTruncated = 8 => "ipv6_extension_truncated",
+        /// More IPv6 extension headers than the parser follows.
+        Ipv6ExtensionsTooMany = 9 => "ipv6_extensions_too_many",
+        /// Ends inside the TCP, UDP, SCTP, ICMP or ICMPv6 header.
+        TransportTruncated = 10 => "transport_truncated",
+        /// A TCP data offset or UDP length that cannot be.
+        TransportMalformed = 11 => "transport_malformed",
+        /// A first fragment too short for its transport header, or a fragment
+        /// that would overwrite one (RFC 1858, RFC 5722).
+        FragmentTiny = 12 => "fragment_tiny",
+        /// The pipeline's program is missing; nothing can judge the packet.
+        PipelineMissing = 13 => "pipeline_missing",
+        /// On the uplink's block list.
+        BlockList = 14 => "block_list",
+    }
+}
+
+coded_enum! {
+    /// What happened inside the dataplane that a reader of its counters must
+    /// know: each makes some other number incomplete. Index of `faults`.
+    pub enum Fault {
+        /// A drop could not be entered in `drops`: the map is full.
+        DropsFull = 0 => "drops_full",
+        /// A RoCE packet could not be entered in `roce_stats`: the map is full.
+        RoceStatsFull = 1 => "roce_stats_full",
+        /// A RoCE flow could not be entered in `roce_flows`.
+        RoceFlowsFull = 2 => "roce_flows_full",
+        /// An event was lost: the ring buffer is full.
+        EventsFull = 3 => "events_full",
+        /// An event was held back by its endpoint's token bucket.
+        EventsThrottled = 4 => "events_throttled",
+        /// A frame for the node or a pod could not be turned around.
+        RedirectFailed = 5 => "redirect_failed",
+    }
+}
+
+/// Packets and bytes. Packets are as on the wire (a segmentation-offloaded
+/// buffer counts its segments); bytes are the frame's, Ethernet header
+/// included, offloaded VLAN tag excluded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Value of `endpoints`, indexed by endpoint id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// [`EndpointConfig::IN_USE`] and others.
+    pub flags: u32,
+    /// Raised by one with each change of the endpoint's policy.
+    pub policy_epoch: u32,
+    /// The uplink's port id, or 0 when the endpoint hangs off none.
+    pub uplink: u32,
+    /// Events a second that the endpoint may cause; 0 silences it.
+    pub event_rate: u32,
+}
+
+impl EndpointConfig {
+    /// The id belongs to an endpoint.
+    pub const IN_USE: u32 = 1;
+}
+
+/// Index into `ep_stats` of an endpoint's counter for one direction.
+pub const fn ep_stats_index(endpoint: u32, direction: Direction) -> u32 {
+    endpoint * 2 + direction as u32
+}
+
+/// Key of `drops`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DropKey {
+    /// Endpoint id, or an uplink's port id.
+    pub port: u32,
+    /// Seen from the pod; an uplink's drops are ingress.
+    pub direction: Code<Direction>,
+    /// Why.
+    pub reason: Code<DropReason>,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// Key of `roce_stats`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoceKey {
+    /// Endpoint id, or an uplink's port id.
+    pub port: u32,
+    /// Seen from the pod; what an uplink receives is ingress.
+    pub direction: Code<Direction>,
+    /// Transport service of the opcode.
+    pub transport: Code<crate::roce::Transport>,
+    /// What is counted.
+    pub kind: Code<crate::roce::Kind>,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// Key of `roce_flows`: one direction of one queue pair's traffic.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoceFlowKey {
+    /// Endpoint id, or an uplink's port id.
+    pub port: u32,
+    /// Destination queue pair, 24 bits.
+    pub destination_qp: u32,
+    /// Source address or GID.
+    pub source: Address,
+    /// Destination address or GID.
+    pub destination: Address,
+}
+
+/// Value of `roce_flows`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoceFlow {
+    /// Packets of every operation.
+    pub packets: u64,
+    /// Bytes of every operation, whole frames.
+    pub bytes: u64,
+    /// When the last packet was seen, ns of the monotonic clock (coarse).
+    pub last_seen_ns: u64,
+    /// Requests whose PSN lay behind the expected one: retransmissions.
+    pub duplicates: u64,
+    /// Times that a request's PSN lay ahead of the expected one.
+    pub gaps: u64,
+    /// PSNs that those gaps skipped.
+    pub missing: u64,
+    /// Next request's PSN, 24 bits; meaningful with [`RoceFlow::SYNCED`].
+    pub expected_psn: u32,
+    /// Path MTU in bytes, learned from a first or middle packet; 0 before.
+    pub path_mtu: u16,
+    /// [`RoceFlow::SYNCED`].
+    pub flags: u16,
+}
+
+impl RoceFlow {
+    /// `expected_psn` is known.
+    pub const SYNCED: u16 = 1;
+}
+
+/// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`,
+/// RFC 4291 section 2.5.5.2), in network byte order.
+///
+/// Kept as words because 32-bit accesses are what packet memory and verifier
+/// like best.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// Four words, each in network byte order.
+    pub words: [u32; 4],
+}
+
+impl Address {
+    /// An IPv4 address; `word` is in network byte order.
+    #[inline(always)]
+    pub const fn from_ipv4_word(word: u32) -> Self {
+        Self {
+            words: [0, 0, 0xffff_u32.to_be(), word],
+        }
+    }
+
+    /// From the 16 bytes of an IPv6 address.
+    pub const fn from_octets(octets: [u8; 16]) -> Self {
+        let o = octets;
+        Self {
+            words: [
+                u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+                u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+                u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+                u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+            ],
+        }
+    }
+
+    /// The 16 bytes of the IPv6 address.
+    pub const fn octets(self) -> [u8; 16] {
+        let [a, b, c, d] = self.words;
+        let (a, b, c, d) = (
+            a.to_ne_bytes(),
+            b.to_ne_bytes(),
+            c.to_ne_bytes(),
+            d.to_ne_bytes(),
+        );
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::from_octets(v4.to_ipv6_mapped().octets()),
+            core::net::IpAddr::V6(v6) => Self::from_octets(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    /// A mapped address becomes the IPv4 address that it stands for.
+    fn from(address: Address) -> Self {
+        core::net::Ipv6Addr::from(address.octets()).to_canonical()
+    }
+}
+
+coded_enum! {
+    /// What an [`Event`] tells.
+    pub enum EventKind {
+        /// A packet was dropped; `code` is a [`DropReason`].
+        Drop = 1 => "drop",
+        /// A RoCE packet told of trouble; `code` is a [`crate::roce::Kind`].
+        Roce = 2 => "roce",
+    }
+}
+
+/// One record of the `events` ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// When, ns of the monotonic clock (coarse).
+    pub time_ns: u64,
+    /// Source address; zero where the packet has none or it was not reached.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Endpoint id, or an uplink's port id.
+    pub port: u32,
+    /// Frame length in bytes.
+    pub length: u32,
+    /// RoCE: destination queue pair, 24 bits.
+    pub destination_qp: u32,
+    /// RoCE: packet sequence number, 24 bits.
+    pub psn: u32,
+    /// Source port, host byte order.
+    pub source_port: u16,
+    /// Destination port, host byte order.
+    pub destination_port: u16,
+    /// Ethertype behind the VLAN tags, host byte order.
+    pub ether_type: u16,
+    /// IP protocol (IANA).
+    pub protocol: u8,
+    /// [`EventKind`].
+    pub kind: u8,
+    /// What `kind` says it is.
+    pub code: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+/// Value of `event_tokens`, indexed by endpoint id: how many events the
+/// endpoint may still cause.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenBucket {
+    /// When `tokens` was last brought up to date, ns of the monotonic clock.
+    pub updated_ns: u64,
+    /// Events left, in billionths of one, so that a refill loses nothing.
+    pub nano_tokens: u64,
+}
+
+impl TokenBucket {
+    /// Takes one token if there is one, after a refill at `rate` tokens a
+    /// second up to a burst of one second's worth.
+    ///
+    /// ```
+    /// # use dataplane_ebpf::abi::TokenBucket;
+    /// let mut bucket = TokenBucket::default();
+    /// assert!(bucket.take(5_000_000_000, 1));
+    /// assert!(!bucket.take(5_000_000_000, 1));
+    /// ```
+    #[inline(always)]
+    pub fn take(&mut self, now_ns: u64, rate: u32) -> bool {
+        const TOKEN: u64 = 1_000_000_000;
+        let rate = rate as u64;
+        let burst = rate * TOKEN;
+        let elapsed = now_ns.saturating_sub(self.updated_ns);
+        self.updated_ns = now_ns;
+        // Beyond a second the bucket is full; the bound also rules out overflow.
+        let level = if elapsed >= TOKEN {
+            burst
+        } else {
+            let level = self.nano_tokens.saturating_add(elapsed * rate);
+            if level > burst { burst } else { level }
+        };
+        let granted = level >= TOKEN;
+        self.nano_tokens = if granted { level - TOKEN } else { level };
+        granted
+    }
+}
+
+/// Value of `uplinks`, indexed by uplink number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkConfig {
+    /// Interface index in the agent's namespace; 0 when the slot is free.
+    pub ifindex: u32,
+    /// [`UplinkConfig::HOST_REACH`] and others.
+    pub flags: u32,
+    /// The uplink's own MAC address.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
+impl UplinkConfig {
+    /// Frames between the node and its pods are turned around here.
+    pub const HOST_REACH: u32 = 1;
+    /// The block list has entries, so packets must be looked up in it.
+    pub const BLOCK_LIST: u32 = 2;
+}
+
+coded_enum! {
+    /// What an uplink counts; index `uplink * UPLINK_COUNTERS + counter` of
+    /// `uplink_stats`.
+    pub enum UplinkCounter {
+        /// Frames seen by the uplink's XDP program.
+        Received = 0 => "received",
+        /// Frames that XDP could not parse; they are passed on.
+        Malformed = 1 => "malformed",
+        /// Frames of the node turned around to a local pod.
+        NodeToPod = 2 => "node_to_pod",
+        /// Frames of a local pod turned around to the node.
+        PodToNode = 3 => "pod_to_node",
+        /// ARP and neighbour discovery frames copied to the other side.
+        NeighborCopied = 4 => "neighbor_copied",
+    }
+}
+
+/// Counters kept for one uplink.
+pub const UPLINK_COUNTERS: u32 = UplinkCounter::ALL.len() as u32;
+
+/// Index into `uplink_stats`; `uplink` is the number without [`UPLINK_BIT`].
+pub const fn uplink_stats_index(uplink: u32, counter: UplinkCounter) -> u32 {
+    uplink * UPLINK_COUNTERS + counter as u32
+}
+
+/// Key of `local_macs`: MAC addresses behind an uplink that belong to pods of
+/// this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalMacKey {
+    /// Uplink number.
+    pub uplink: u32,
+    /// MAC address of the pod's interface.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
+/// Key of `local_addrs`: addresses behind an uplink that are this node's own
+/// or belong to its pods. The value is a port id: the endpoint, or the uplink
+/// for the node's own addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalAddrKey {
+    /// The address.
+    pub address: Address,
+    /// Uplink number.
+    pub uplink: u32,
+}
+
+/// Key of `block_list`: a prefix of a source address. An IPv4 prefix is mapped
+/// into IPv6, 96 bits longer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixKey {
+    /// Length in bits.
+    pub prefix_len: u32,
+    /// The prefix; bits past its length are zero.
+    pub address: Address,
+}
+
+macro_rules! plain {
+    ($($t:ty = $size:literal),+ $(,)?) => {$(
+        // SAFETY: repr(C), integers only, no hidden padding (the size below is
+        // the sum of the fields' sizes).
+        #[cfg(not(feature = "kernel"))]
+        unsafe impl Plain for $t {}
+        const _: () = assert!(size_of::<$t>() == $size);
+    )+};
+}
+
+plain!(
+    Counter = 16,
+    EndpointConfig = 16,
+    DropKey = 8,
+    RoceKey = 8,
+    RoceFlowKey = 40,
+    RoceFlow = 56,
+    Event = 72,
+    TokenBucket = 16,
+    UplinkConfig = 16,
+    LocalMacKey = 12,
+    LocalAddrKey = 20,
+    PrefixKey = 20,
+);
+
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_convert_back() {
+        let mut names = std::collections::HashSet::new();
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::try_from(*reason as u8), Ok(*reason));
+            assert!(names.insert(reason.name()));
+        }
+        assert_eq!(DropReason::try_from(0), Err(0));
+        assert_eq!(DropReason::try_from(255), Err(255));
+    }
+
+    #[test]
+    fn addresses_convert_both_ways() {
+        for text in ["10.1.2.3", "fd00::1:2"] {
+            let ip: std::net::IpAddr = text.parse().unwrap();
+            assert_eq!(std::net::IpAddr::from(Address::from(ip)), ip);
+        }
+        let word = u32::from_ne_bytes([10, 1, 2, 3]);
+        let ip = std::net::IpAddr::from([10, 1, 2, 3]);
+        assert_eq!(Address::from_ipv4_word(word), Address::from(ip));
+    }
+
+    #[test]
+    fn a_bucket_grants_its_rate_and_no_more() {
+        let mut bucket = TokenBucket::default();
+        let start = 77_000_000_000;
+        let burst = (0..100).filter(|_| bucket.take(start, 10)).count();
+        assert_eq!(burst, 10);
+        // Asked every millisecond for two seconds, ten a second are granted.
+        let granted = (1..=2000)
+            .filter(|ms| bucket.take(start + ms * 1_000_000, 10))
+            .count();
+        assert_eq!(granted, 20);
+        assert!(!TokenBucket::default().take(start, 0));
+    }
+
+    #[test]
+    fn a_bucket_survives_a_clock_that_steps_back() {
+        let mut bucket = TokenBucket::default();
+        assert!(bucket.take(2_000_000_000, 1));
+        assert!(!bucket.take(1_000_000_000, 1));
+        assert!(bucket.take(u64::MAX, u32::MAX));
+    }
+}

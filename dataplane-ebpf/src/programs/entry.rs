@@ -1,0 +1,56 @@
+//! The entry programs, one pair an endpoint. They hold what belongs to one
+//! endpoint, its id, and nothing that an upgrade would change.
+
+use aya_ebpf::{Global, bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use dataplane_ebpf::{
+    abi::{CB_ENDPOINT, Direction, DropReason, stage},
+    parse::Headers,
+};
+
+use super::{count, event::Subject, maps::PIPELINE};
+
+/// The endpoint's id, written by the agent before it loads the program.
+#[unsafe(no_mangle)]
+static ENDPOINT_ID: Global<u32> = Global::new(0);
+
+/// To the pod.
+#[classifier]
+pub fn entry_ingress(context: TcContext) -> i32 {
+    enter(&context, Direction::Ingress)
+}
+
+/// From the pod.
+#[classifier]
+pub fn entry_egress(context: TcContext) -> i32 {
+    enter(&context, Direction::Egress)
+}
+
+#[inline(always)]
+fn enter(context: &TcContext, direction: Direction) -> i32 {
+    let endpoint = ENDPOINT_ID.load();
+    // SAFETY: the context is the kernel's and `cb` is the program's to write;
+    // the tail call does not return when it succeeds.
+    unsafe {
+        (*context.skb.skb).cb[CB_ENDPOINT] = endpoint;
+        PIPELINE.tail_call(context, stage_of(direction));
+    }
+    // Nothing is there to judge the packet: it does not pass.
+    let subject = Subject {
+        port: endpoint,
+        direction,
+        headers: &Headers::default(),
+        packets: 1,
+        bytes: context.len().into(),
+    };
+    count::drop(&subject, DropReason::PipelineMissing);
+    TC_ACT_SHOT
+}
+
+/// The slot of `pipeline` for a direction.
+#[inline(always)]
+pub const fn stage_of(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => stage::INGRESS,
+        Direction::Egress => stage::EGRESS,
+    }
+}

@@ -1,0 +1,85 @@
+//! Every map, under the name that bpftool shows. The sizes here are those of a
+//! default node; the agent sets them by its configuration before it loads.
+
+use super::packet::Parsed;
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+    },
+    macros::btf_map,
+};
+use dataplane_ebpf::abi::{
+    Address, Counter, DropKey, EndpointConfig, Fault, LocalAddrKey, LocalMacKey, MAX_UPLINKS,
+    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+};
+
+/// Entries are made as they appear: most endpoints never need most of them.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+const ENDPOINTS: usize = 512;
+
+/// Programs that the entries tail-call, by [`stage`].
+#[btf_map(name = "pipeline")]
+pub static PIPELINE: ProgramArray<{ stage::SLOTS as usize }> = ProgramArray::new();
+
+/// Where the headers of the packet in hand are kept while its programs run.
+/// Memory of a map rather than of the stack, since the verifier forgets what
+/// was written to it: however many ways there are through the parser, what
+/// follows it is verified once.
+#[btf_map(name = "scratch")]
+pub static SCRATCH: PerCpuArray<Parsed, 1> = PerCpuArray::new();
+
+/// Endpoint id -> configuration.
+#[btf_map(name = "endpoints")]
+pub static ENDPOINT_CONFIGS: Array<EndpointConfig, ENDPOINTS> = Array::new();
+
+/// Endpoint id x direction -> packets and bytes.
+#[btf_map(name = "ep_stats")]
+pub static EP_STATS: PerCpuArray<Counter, { ENDPOINTS * 2 }> = PerCpuArray::new();
+
+/// Port, direction, reason -> packets and bytes dropped.
+#[btf_map(name = "drops")]
+pub static DROPS: PerCpuHashMap<DropKey, Counter, { ENDPOINTS * 8 }, SPARSE> = PerCpuHashMap::new();
+
+/// Port, direction, transport, kind -> packets and bytes.
+#[btf_map(name = "roce_stats")]
+pub static ROCE_STATS: PerCpuHashMap<RoceKey, Counter, { ENDPOINTS * 32 }, SPARSE> =
+    PerCpuHashMap::new();
+
+/// Port, addresses, destination queue pair -> packets, sequence.
+#[btf_map(name = "roce_flows")]
+pub static ROCE_FLOWS: LruHashMap<RoceFlowKey, RoceFlow, 16384> = LruHashMap::new();
+
+/// Drops and RoCE trouble, for the agent.
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<(), { 1 << 20 }> = RingBuf::new();
+
+/// Endpoint id -> events it may still cause.
+#[btf_map(name = "event_tokens")]
+pub static EVENT_TOKENS: Array<TokenBucket, ENDPOINTS> = Array::new();
+
+/// `Fault` -> how often.
+#[btf_map(name = "faults")]
+pub static FAULTS: PerCpuArray<u64, { Fault::ALL.len() }> = PerCpuArray::new();
+
+/// Uplink number -> configuration.
+#[btf_map(name = "uplinks")]
+pub static UPLINKS: Array<UplinkConfig, { MAX_UPLINKS as usize }> = Array::new();
+
+/// Uplink number x `UplinkCounter` -> packets and bytes.
+#[btf_map(name = "uplink_stats")]
+pub static UPLINK_STATS: PerCpuArray<Counter, { (MAX_UPLINKS * UPLINK_COUNTERS) as usize }> =
+    PerCpuArray::new();
+
+/// Uplink, MAC address -> endpoint id.
+#[btf_map(name = "local_macs")]
+pub static LOCAL_MACS: HashMap<LocalMacKey, u32, { ENDPOINTS * 2 }> = HashMap::new();
+
+/// Uplink, address -> port id: an endpoint, or the uplink for the node's own.
+#[btf_map(name = "local_addrs")]
+pub static LOCAL_ADDRS: HashMap<LocalAddrKey, u32, { ENDPOINTS * 8 }> = HashMap::new();
+
+/// Blocked source prefix -> packets and bytes stopped. IPv4 prefixes are
+/// mapped into IPv6, 96 bits longer.
+#[btf_map(name = "block_list")]
+pub static BLOCK_LIST: LpmTrie<Address, Counter, 65536> = LpmTrie::new();

@@ -1,0 +1,84 @@
+//! What every packet of every endpoint runs through.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use dataplane_ebpf::{
+    abi::{CB_ENDPOINT, Direction, EventKind, ep_stats_index},
+    roce::Found,
+};
+
+use super::{
+    count,
+    entry::stage_of,
+    event::{self, Subject},
+    maps::{EP_STATS, PIPELINE},
+    packet::{InPlace, parse_to_scratch},
+    roce,
+};
+
+/// Headers are looked for in so many bytes of a packet.
+const HEADERS_MAX: u32 = 1024;
+
+/// Packets to pods.
+#[classifier]
+pub fn pipeline_ingress(context: TcContext) -> i32 {
+    run(&context, Direction::Ingress)
+}
+
+/// Packets from pods.
+#[classifier]
+pub fn pipeline_egress(context: TcContext) -> i32 {
+    run(&context, Direction::Egress)
+}
+
+#[inline(always)]
+fn run(context: &TcContext, direction: Direction) -> i32 {
+    let Some(parsed) = parse_to_scratch(&InPlace::skb(context)) else {
+        return TC_ACT_SHOT;
+    };
+    if parsed.refusal.is_some() || matches!(parsed.roce.found, Found::Malformed) {
+        pull_and_restart(context, direction);
+    }
+
+    // SAFETY: the context is the kernel's.
+    let (endpoint, segments) = unsafe {
+        (
+            (*context.skb.skb).cb[CB_ENDPOINT],
+            (*context.skb.skb).gso_segs,
+        )
+    };
+    let subject = Subject {
+        port: endpoint,
+        direction,
+        headers: &parsed.headers,
+        packets: if segments > 1 { segments.into() } else { 1 },
+        bytes: context.len().into(),
+    };
+    if let Some(reason) = parsed.refusal {
+        count::drop(&subject, reason);
+        event::report(&subject, EventKind::Drop, reason as u8, &parsed.roce);
+        return TC_ACT_SHOT;
+    }
+    roce::count(&subject, &parsed.roce);
+    if let Some(counter) = EP_STATS.get_ptr_mut(ep_stats_index(endpoint, direction)) {
+        count::add(counter, subject.packets, subject.bytes);
+    }
+    // Not TC_ACT_OK: programs of others behind this one still get the packet.
+    TC_ACT_UNSPEC
+}
+
+/// Where headers may lie behind the packet's linear part: brings them into it,
+/// then runs the pipeline again from its start. Returns where that was done
+/// already, or cannot be.
+#[inline(always)]
+fn pull_and_restart(context: &TcContext, direction: Direction) {
+    let length = context.len().min(HEADERS_MAX);
+    let linear = (context.data_end() - context.data()) as u32;
+    if linear < length && context.skb.pull_data(length).is_ok() {
+        // SAFETY: the slot holds this very program, or its successor.
+        unsafe { PIPELINE.tail_call(context, stage_of(direction)) };
+    }
+}

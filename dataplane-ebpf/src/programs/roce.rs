@@ -1,0 +1,109 @@
+//! RoCE counters, of endpoints and uplinks alike.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use dataplane_ebpf::{
+    abi::{EventKind, Fault, RoceFlow, RoceFlowKey, RoceKey},
+    parse::{ECN_CE, join},
+    roce::{self, Found, Kind, Order, RocePacket, Transport},
+};
+
+use super::{
+    count,
+    event::{self, Subject, now_ns},
+    maps::{ROCE_FLOWS, ROCE_STATS},
+};
+
+/// Counts the packet if it is RoCE.
+#[inline(always)]
+pub fn count(subject: &Subject<'_>, roce: &RocePacket) {
+    match roce.found {
+        Found::No => return,
+        Found::Malformed => return add(subject, Transport::Unknown, Kind::Malformed),
+        Found::Yes => {}
+    }
+    add(subject, roce.transport, roce.kind);
+    if subject.headers.ecn() == ECN_CE {
+        add(subject, roce.transport, Kind::CeMarked);
+    }
+    join();
+    if let Some(mark) = roce.mark {
+        add(subject, roce.transport, mark);
+        event::report(subject, EventKind::Roce, mark as u8, roce);
+    }
+    join();
+    if roce.new_qp != 0 {
+        let _ = ROCE_FLOWS.remove(RoceFlowKey {
+            port: subject.port,
+            destination_qp: roce.new_qp,
+            source: subject.headers.destination,
+            destination: subject.headers.source,
+        });
+    }
+    join();
+    match follow(subject, roce) {
+        Order::Expected => {}
+        Order::Duplicate => add(subject, roce.transport, Kind::Duplicate),
+        Order::Gap(missing) => {
+            add(subject, roce.transport, Kind::Gap);
+            add_counts(subject, roce.transport, Kind::Missing, missing.into(), 0);
+            event::report(subject, EventKind::Roce, Kind::Gap as u8, roce);
+        }
+    }
+}
+
+#[inline(always)]
+fn add(subject: &Subject<'_>, transport: Transport, kind: Kind) {
+    add_counts(subject, transport, kind, subject.packets, subject.bytes);
+}
+
+#[inline(always)]
+fn add_counts(subject: &Subject<'_>, transport: Transport, kind: Kind, packets: u64, bytes: u64) {
+    let key = RoceKey {
+        port: subject.port,
+        direction: subject.direction.code(),
+        transport: transport.code(),
+        kind: kind.code(),
+        pad: 0,
+    };
+    count::add_sparse(&ROCE_STATS, &key, packets, bytes, Fault::RoceStatsFull);
+}
+
+/// Brings the packet's flow up to date and says where the packet stands in its
+/// sequence.
+///
+/// NICs keep the packets of one flow on one processor, so the entry needs no
+/// lock; where they do not, the flow's numbers are approximate, while
+/// `roce_stats` stays exact.
+#[inline(always)]
+fn follow(subject: &Subject<'_>, roce: &RocePacket) -> Order {
+    let key = RoceFlowKey {
+        port: subject.port,
+        destination_qp: roce.destination_qp,
+        source: subject.headers.source,
+        destination: subject.headers.destination,
+    };
+    let found = ROCE_FLOWS.get_ptr_mut(key).or_else(|| {
+        let _ = ROCE_FLOWS.insert(key, RoceFlow::default(), BPF_NOEXIST.into());
+        ROCE_FLOWS.get_ptr_mut(key)
+    });
+    let Some(flow) = found else {
+        count::fault(Fault::RoceFlowsFull);
+        return Order::Expected;
+    };
+    // SAFETY: the entry comes from a map lookup and stays valid until the
+    // program ends.
+    let flow = unsafe { &mut *flow };
+    let now = now_ns();
+    flow.packets += subject.packets;
+    flow.bytes += subject.bytes;
+    if roce.path_mtu != 0 {
+        flow.path_mtu = roce.path_mtu;
+    }
+    let order = if roce.sequenced {
+        roce::track(flow, roce, now)
+    } else {
+        Order::Expected
+    };
+    flow.last_seen_ns = now;
+    order
+}
