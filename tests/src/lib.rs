@@ -1,1 +1,4 @@
-//! x
+//! What Sluice's integration tests share.
+
+pub mod netns;
+pub mod poll;

@@ -1,0 +1,117 @@
+//! What can go wrong with interfaces and namespaces.
+
+use std::{io, path::PathBuf};
+
+use super::Netns;
+
+/// An error of the link layer. The text names the thing, the cause and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The text does not name a network namespace.
+    #[error(
+        "{text:?} does not name a network namespace ({reason}); give a path, a name under \
+         /run/netns, pid:N or host"
+    )]
+    InvalidNetnsRef {
+        /// The text that was given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// Nothing is there any more: the pod has gone, or the process has ended.
+    #[error("network namespace {netns} is gone or was never there: {source}")]
+    NamespaceGone {
+        /// The namespace as it was asked for.
+        netns: String,
+        /// What opening it answered.
+        source: io::Error,
+    },
+
+    /// The path can be opened, but it is something else.
+    #[error("{} is not a network namespace but {found}; give the path of a mounted one", path.display())]
+    NotANamespace {
+        /// The path that was opened.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+
+    /// The namespace is there but could not be opened or entered.
+    #[error("cannot {action} network namespace {netns}: {source}; CAP_SYS_ADMIN is needed")]
+    Namespace {
+        /// What was tried: "open", "enter", ...
+        action: &'static str,
+        /// The namespace.
+        netns: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// A closure panicked inside a namespace.
+    #[error("the work inside network namespace {netns} panicked: {message}; this is a bug")]
+    Panicked {
+        /// The namespace.
+        netns: String,
+        /// The panic's message.
+        message: String,
+    },
+
+    /// The interface does not exist in this namespace.
+    #[error(
+        "interface {interface} not found in network namespace {netns}, which has: {}",
+        present.join(", ")
+    )]
+    NotFound {
+        /// The interface that was asked for, by name or as `index N`.
+        interface: String,
+        /// The namespace that was searched.
+        netns: String,
+        /// The interfaces that are there.
+        present: Vec<String>,
+    },
+
+    /// A netlink socket could not be set up.
+    #[error("cannot set up a netlink socket in network namespace {netns} ({step}): {source}")]
+    Socket {
+        /// The namespace.
+        netns: String,
+        /// The step that failed.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// The kernel refused a request, or its answer makes no sense.
+    #[error("netlink request in network namespace {netns} failed ({request}): {source}")]
+    Request {
+        /// The namespace.
+        netns: String,
+        /// The request, in words.
+        request: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// The monitor's socket failed for good.
+    #[error(
+        "cannot receive link events in network namespace {netns}: {source}; reopen the monitor"
+    )]
+    Receive {
+        /// The namespace.
+        netns: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl LinkError {
+    /// Turns the error of one step of a socket's set-up into a [`LinkError::Socket`].
+    pub(super) fn socket(netns: &Netns, step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Socket {
+            netns: netns.to_string(),
+            step,
+            source,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Interfaces and network namespaces, read and watched over rtnetlink.
+//!
+//! - [`Netns`] opens a namespace and runs closures inside it on a throw-away thread.
+//! - [`Netlink`] is a request socket bound to one namespace: interfaces, addresses, namespace ids.
+//! - [`Monitor`] is one socket that hears the link and address changes of every namespace that has
+//!   an id in the agent's own ([`Netlink::ensure_nsid`]).
+//!
+//! Requests are built with `netlink-packet-route`, replies are decoded here. A pod chooses the
+//! names and aliases of its interfaces: a decoder that insists on UTF-8, or on knowing each
+//! attribute, would let a pod hide an interface from the agent by giving it a strange alias. The
+//! decoder of this module looks at the attributes that it needs and passes over the rest.
+//!
+//! The requests are synchronous. The kernel answers a netlink request within the `sendmsg` and
+//! `recvmsg` calls themselves, so an asynchronous socket would not wait less, and would cost a task
+//! and a buffer for each namespace.
+
+mod decode;
+mod error;
+mod events;
+mod interface;
+mod mac;
+mod monitor;
+mod netns;
+mod nsid;
+mod query;
+mod socket;
+
+pub use error::LinkError;
+pub use events::{LinkChange, LinkEvent};
+pub use interface::{Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
+pub use mac::Mac;
+pub use monitor::Monitor;
+pub use netns::{Netns, NetnsId, NetnsRef};
+pub use socket::Netlink;
