@@ -1,4 +1,8 @@
-//! Sluice's agent: it loads and attaches the eBPF programs of `dataplane-ebpf`, keeps the state of
-//! the node's endpoints, compiles their policies, and serves the command line `sluice`.
+//! Sluice's agent and its command line.
+//!
+//! Dependencies point one way: `cli` and `api` -> `agent` -> `kernel` and
+//! `link` -> the types of `dataplane-ebpf`. Only `kernel` imports aya.
 
+pub mod agent;
+pub mod api;
 pub mod link;

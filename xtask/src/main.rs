@@ -1,2 +1,51 @@
+<<<<<<< HEAD
 //! x
 fn main() {}
+=======
+//! Sluice's own build tool: `cargo xtask <command>`.
+
+mod build;
+mod exec;
+mod object;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, try and test Sluice.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get everything that the other commands need
+    Setup(setup::Setup),
+    /// Build the eBPF object and the sluice binary
+    Build(build::Build),
+    /// Run every test (needs root)
+    Test(test::Test),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(command) => command.run(),
+        Command::Build(command) => command.run(),
+        Command::Test(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+>>>>>>> 9a6e62e (xtask: setup, build and test)

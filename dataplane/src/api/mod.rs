@@ -1,0 +1,3 @@
+//! The agent's API: HTTP with JSON bodies over a Unix socket.
+
+pub mod types;

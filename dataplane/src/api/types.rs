@@ -1,0 +1,371 @@
+//! What travels between the agent and its clients, as JSON.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::link::{Mac, NetnsRef};
+
+/// A Kubernetes pod, written `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodName {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for PodName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                })
+            }
+            _ => Err(format!(
+                "'{text}' is not NAMESPACE/NAME, such as default/web-0"
+            )),
+        }
+    }
+}
+
+/// `POST /v1/endpoints`: attach an interface to the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The interface's network namespace.
+    pub netns: NetnsRef,
+    /// The interface's name there.
+    pub interface: String,
+    /// The pod that it belongs to, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+}
+
+/// Which endpoint is meant: by its id, or by where its interface is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EndpointSelector {
+    /// By id.
+    Id {
+        /// Endpoint id.
+        id: u32,
+    },
+    /// By interface.
+    Interface {
+        /// The interface's network namespace.
+        netns: NetnsRef,
+        /// The interface's name there.
+        interface: String,
+    },
+}
+
+/// How a program hangs on a TC hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMechanism {
+    /// A pinned TCX link (Linux 6.6 and newer).
+    Tcx,
+    /// A filter on the clsact qdisc.
+    Clsact,
+}
+
+/// How the XDP program runs on an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the network stack, where the driver cannot.
+    Generic,
+}
+
+/// Whether an endpoint or uplink is what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "reason")]
+pub enum Health {
+    /// Programs attached.
+    Attached,
+    /// Not in force; the reason, and what the agent does about it.
+    Lost(String),
+}
+
+/// One pod interface in the dataplane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Number that indexes the maps.
+    pub id: u32,
+    /// The interface's network namespace, as given at attach.
+    pub netns: NetnsRef,
+    /// Inode number of the namespace.
+    pub netns_inode: u64,
+    /// Interface name in the namespace.
+    pub interface: String,
+    /// Interface index in the namespace.
+    pub ifindex: u32,
+    /// Kind of interface: macvlan, ipvlan, veth, vf, ...
+    pub kind: String,
+    /// MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Addresses on the interface.
+    pub addresses: Vec<IpNet>,
+    /// The pod, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// The registered uplink that the interface hangs off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+    /// How the programs are attached.
+    pub mechanism: TcMechanism,
+    /// Whether they are.
+    #[serde(flatten)]
+    pub health: Health,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// `ingress` or `egress`, seen from the pod.
+    pub direction: String,
+    /// Name of the drop reason.
+    pub reason: String,
+    /// How many.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// RoCE packets of one kind, seen on the wire by eBPF.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoceCount {
+    /// `ingress` or `egress`, seen from the pod.
+    pub direction: String,
+    /// Transport service: rc, uc, ud, ...
+    pub transport: String,
+    /// Operation or mark: send, read_request, ack, cnp, ce_marked, gap, ...
+    pub kind: String,
+    /// Whether `kind` is an operation (each packet counts under exactly one)
+    /// or a mark that a packet may carry besides.
+    pub operation: bool,
+    /// How many.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// Counters of one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStats {
+    /// Endpoint id.
+    pub id: u32,
+    /// Interface name.
+    pub interface: String,
+    /// Network namespace.
+    pub netns: NetnsRef,
+    /// The pod, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// To the pod.
+    pub ingress: Count,
+    /// From the pod.
+    pub egress: Count,
+    /// Drops by reason; only reasons that occurred.
+    pub drops: Vec<DropCount>,
+    /// RoCE by kind; only kinds that occurred.
+    pub roce: Vec<RoceCount>,
+}
+
+/// Counters of one uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStats {
+    /// Interface name.
+    pub interface: String,
+    /// Counters by name: received, malformed, node_to_pod, pod_to_node,
+    /// neighbor_copied.
+    pub counters: BTreeMap<String, Count>,
+    /// Drops by reason, the block list's among them.
+    pub drops: Vec<DropCount>,
+    /// RoCE that arrived.
+    pub roce: Vec<RoceCount>,
+}
+
+/// `GET /v1/stats`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// When they were read, ns of the monotonic clock.
+    pub time_ns: u64,
+    /// By endpoint id.
+    pub endpoints: Vec<EndpointStats>,
+    /// By name.
+    pub uplinks: Vec<UplinkStats>,
+    /// Faults of the dataplane by name; each makes another number incomplete.
+    pub faults: BTreeMap<String, u64>,
+}
+
+/// `POST /v1/uplinks`: register an uplink, or change its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkRequest {
+    /// Interface name in the agent's namespace.
+    pub interface: String,
+    /// Turn frames between the node and its pods around.
+    #[serde(default = "yes")]
+    pub host_reach: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Number in the maps.
+    pub id: u32,
+    /// Interface name in the agent's namespace.
+    pub interface: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// The node's addresses on it.
+    pub addresses: Vec<IpNet>,
+    /// Frames between the node and its pods are turned around.
+    pub host_reach: bool,
+    /// How XDP runs.
+    pub xdp: XdpMode,
+    /// How the TC program is attached.
+    pub mechanism: TcMechanism,
+    /// Whether they are attached.
+    #[serde(flatten)]
+    pub health: Health,
+}
+
+/// `POST /v1/blocks`, and an element of `GET /v1/blocks` with what it stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Source prefix.
+    pub cidr: IpNet,
+    /// What it stopped since it was added.
+    #[serde(flatten, default)]
+    pub count: Count,
+}
+
+/// One pinned map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStatus {
+    /// Name, as bpftool shows it.
+    pub name: String,
+    /// Kind, as bpftool names it.
+    pub kind: String,
+    /// Entries that it can hold.
+    pub max_entries: u32,
+    /// Memory when full, in bytes, computed from its sizes and the processors
+    /// of this node.
+    pub memory_bytes: u64,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Possible processors, which multiply the per-CPU maps.
+    pub cpus: u32,
+    /// How endpoints are attached on this kernel.
+    pub mechanism: TcMechanism,
+    /// The pins' folder.
+    pub pins: PathBuf,
+    /// Version of the map layout.
+    pub layout: u32,
+    /// Fingerprint of the pipeline's programs, as the kernel computes it.
+    pub pipeline: String,
+    /// Endpoints attached.
+    pub endpoints: u32,
+    /// Endpoints that fit.
+    pub max_endpoints: u32,
+    /// The maps.
+    pub maps: Vec<MapStatus>,
+    /// All maps when full, in bytes.
+    pub memory_bytes: u64,
+    /// Uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// What is not as it should be, one line each with cause and remedy.
+    pub problems: Vec<String>,
+}
+
+/// One line of `GET /v1/events` (newline-delimited JSON).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Seconds since 1970, with the coarse clock's resolution.
+    pub time: f64,
+    /// Endpoint id.
+    pub endpoint: u32,
+    /// Interface name, when the endpoint is still known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// The pod, when known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// `ingress` or `egress`, seen from the pod.
+    pub direction: String,
+    /// `drop` or `roce`.
+    pub kind: String,
+    /// Drop reason, or RoCE kind.
+    pub reason: String,
+    /// Ethertype, host byte order.
+    pub ether_type: u16,
+    /// Source address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// Destination address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<IpAddr>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source port, or ICMP type.
+    pub source_port: u16,
+    /// Destination port, or ICMP code.
+    pub destination_port: u16,
+    /// Frame length in bytes.
+    pub length: u32,
+    /// RoCE: destination queue pair.
+    pub destination_qp: u32,
+    /// RoCE: packet sequence number.
+    pub psn: u32,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// One line: the thing, the cause, the remedy.
+    pub error: String,
+}

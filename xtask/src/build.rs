@@ -1,0 +1,106 @@
+//! `cargo xtask build`: the eBPF object and the `sluice` binary that carries it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    exec,
+    object::{self, Flavour},
+    setup::{self, Group},
+    toolchain, workspace,
+};
+
+/// Options of `cargo xtask build`.
+#[derive(Args)]
+pub(crate) struct Build {
+    /// Also build the object with log statements, and the binary that prints them
+    #[arg(long)]
+    log: bool,
+
+    /// Optimise the binary (the default)
+    #[arg(long, conflicts_with = "debug")]
+    release: bool,
+
+    /// Build the binary without optimisation; the eBPF object is always optimised
+    #[arg(long)]
+    debug: bool,
+
+    /// Let the running kernel's verifier judge the object (needs root)
+    #[arg(long)]
+    verify: bool,
+}
+
+impl Build {
+    /// Builds what was asked for and says where it is.
+    ///
+    /// # Errors
+    /// A build step fails, or the kernel refuses the object.
+    pub(crate) fn run(&self) -> Result<()> {
+        let object = object(self.verify)?;
+        exec::step(&format!("The eBPF object is {}", object.display()));
+        if self.log {
+            let object = object::build(&setup::build_tools()?, Flavour::Log)?;
+            exec::step(&format!("The object that logs is {}", object.display()));
+        }
+        let profile = if self.debug && !self.release {
+            Profile::Debug
+        } else {
+            Profile::Release
+        };
+        let binary = sluice(profile, self.log)?;
+        exec::step(&format!("The binary is {}", binary.display()));
+        Ok(())
+    }
+}
+
+/// How the `sluice` binary is built.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    /// As it is shipped.
+    Release,
+    /// For a debugger, and for quick turns.
+    Debug,
+}
+
+/// Builds the shipped object, and lets the kernel judge it if `verify` is set.
+///
+/// # Errors
+/// The programs do not compile, or the kernel refuses them.
+pub(crate) fn object(verify: bool) -> Result<PathBuf> {
+    let tools = setup::build_tools()?;
+    exec::step("Building the eBPF object (a minute the first time)");
+    let object = object::build(&tools, Flavour::Plain)?;
+    if verify {
+        setup::system(&[Group::Demo])?;
+        object::verify(&object)?;
+    }
+    Ok(object)
+}
+
+/// Builds the `sluice` binary around the finished object; the path of the binary.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
+    exec::step("Building sluice (a few minutes the first time)");
+    let mut command = toolchain::cargo();
+    command
+        .args(["build", "--package", "dataplane", "--bin", "sluice"])
+        .arg("--target-dir")
+        .arg(workspace::target())
+        .current_dir(workspace::root());
+    if log {
+        command.args(["--features", "log"]);
+    }
+    let folder = match profile {
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+        Profile::Debug => "debug",
+    };
+    exec::run(&mut command)?;
+    Ok(workspace::target().join(folder).join("sluice"))
+}
