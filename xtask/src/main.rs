@@ -1,10 +1,8 @@
-<<<<<<< HEAD
-//! x
-fn main() {}
-=======
 //! Sluice's own build tool: `cargo xtask <command>`.
 
 mod build;
+mod check;
+mod ci;
 mod exec;
 mod object;
 mod setup;
@@ -32,6 +30,10 @@ enum Command {
     Build(build::Build),
     /// Run every test (needs root)
     Test(test::Test),
+    /// Check formatting and lints
+    Check,
+    /// All that must be good before a change goes in: check, then test
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         Command::Setup(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Check => check::run(),
+        Command::Ci => ci::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,4 +52,3 @@ fn main() -> ExitCode {
         }
     }
 }
->>>>>>> 9a6e62e (xtask: setup, build and test)

@@ -28,7 +28,7 @@ pub(crate) enum Flavour {
 
 impl Flavour {
     /// The feature of the `dataplane-ebpf` package that selects it.
-    fn feature(self) -> &'static str {
+    pub(crate) fn feature(self) -> &'static str {
         match self {
             Self::Plain => "kernel",
             Self::Log => "log",
@@ -61,7 +61,13 @@ pub(crate) fn cargo(tools: &BuildTools, subcommand: &str, flavour: Flavour) -> C
         .env("RUSTC_BOOTSTRAP", "1")
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
-            ["-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f"),
+            [
+                "-Cdebuginfo=2",
+                "-Clink-arg=--btf",
+                // The linker's default leaves even 16-byte fills to calls.
+                "-Clink-arg=--disable-expand-memcpy-in-order",
+            ]
+            .join("\x1f"),
         )
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")

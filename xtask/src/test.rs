@@ -23,6 +23,13 @@ pub(crate) struct Test {
 }
 
 impl Test {
+    /// Every test.
+    pub(crate) fn all() -> Self {
+        Self {
+            filters: Vec::new(),
+        }
+    }
+
     /// Runs the tests, in parallel, to the end even when some fail.
     ///
     /// The binary under test is the release build, handed over as `SLUICE_BIN`. The tests

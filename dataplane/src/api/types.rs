@@ -323,7 +323,7 @@ pub struct Status {
 }
 
 /// One line of `GET /v1/events` (newline-delimited JSON).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Seconds since 1970, with the coarse clock's resolution.
     pub time: f64,

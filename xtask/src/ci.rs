@@ -1,0 +1,14 @@
+//! `cargo xtask ci`: all that must be good before a change goes in.
+
+use anyhow::Result;
+
+use crate::{check, test::Test};
+
+/// The checks, then every test.
+///
+/// # Errors
+/// A check or a test fails.
+pub(crate) fn run() -> Result<()> {
+    check::run()?;
+    Test::all().run()
+}
