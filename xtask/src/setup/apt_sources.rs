@@ -153,8 +153,12 @@ fn deb822_source(stanza: &str) -> Option<Source> {
     let uris = take("URIs")?;
     let suites = take("Suites")?;
     take("Components");
-    if take("Enabled").is_some_and(|value| value.eq_ignore_ascii_case("no"))
-        || !types.split_whitespace().any(|kind| kind == "deb")
+    let disabled = |value: String| {
+        ["no", "false", "off", "0"]
+            .iter()
+            .any(|word| value.eq_ignore_ascii_case(word))
+    };
+    if take("Enabled").is_some_and(disabled) || !types.split_whitespace().any(|kind| kind == "deb")
     {
         return None;
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{apt, linker::symlink};
 use crate::{
@@ -33,8 +33,10 @@ pub(crate) fn ensure(toolchain: &Toolchain) -> Result<()> {
         fs::remove_file(&link)
             .with_context(|| format!("cannot remove the stale link {}", link.display()))?;
     }
-    let Err(rustup) = toolchain.add_components(&["rust-src"]) else {
-        return Ok(());
+    let rustup = match toolchain.add_components(&["rust-src"]) {
+        Ok(()) if is_ready(toolchain) => return Ok(()),
+        Ok(()) => anyhow!("says that rust-src is installed, but its files are gone"),
+        Err(error) => error,
     };
     let Err(apt) = from_apt(toolchain, &cache, &link) else {
         return Ok(());
