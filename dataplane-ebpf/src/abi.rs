@@ -522,6 +522,7 @@ macro_rules! plain {
 }
 
 plain!(
+    Address = 16,
     Counter = 16,
     EndpointConfig = 16,
     DropKey = 8,

@@ -5,4 +5,6 @@
 
 pub mod agent;
 pub mod api;
+pub mod endpoint;
+pub mod kernel;
 pub mod link;

@@ -1,5 +1,7 @@
 //! What can go wrong with a request, by what the caller can do about it.
 
+use crate::{endpoint::StoreError, kernel::KernelError, link::LinkError};
+
 /// A request that was not carried out. The text is one line: the thing, the
 /// cause, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +26,32 @@ pub enum Error {
 /// With [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-impl From<anyhow::Error> for Error {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Internal(format!("{error:#}"))
+impl From<LinkError> for Error {
+    fn from(error: LinkError) -> Self {
+        let text = error.to_string();
+        match error {
+            LinkError::NotFound { .. } | LinkError::NamespaceGone { .. } => Self::NotFound(text),
+            LinkError::InvalidNetnsRef { .. } | LinkError::NotANamespace { .. } => {
+                Self::Invalid(text)
+            }
+            _ => Self::Internal(text),
+        }
+    }
+}
+
+impl From<KernelError> for Error {
+    fn from(error: KernelError) -> Self {
+        let text = error.to_string();
+        match error {
+            KernelError::InterfaceGone(_) => Self::NotFound(text),
+            KernelError::Full { .. } => Self::Exhausted(text),
+            _ => Self::Internal(text),
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Internal(error.to_string())
     }
 }

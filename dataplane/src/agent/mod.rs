@@ -1,67 +1,208 @@
-//! The agent: one a node.
+//! The agent: one a node. It owns the dataplane in the kernel, remembers what
+//! is attached to it, and keeps both in step with the node's interfaces.
 
+mod attach;
+mod blocks;
 mod error;
+mod reach;
+mod recover;
+mod stats;
+mod status;
+mod uplinks;
+mod watch;
 
-pub use error::{Error, Result};
-use ipnet::IpNet;
-use tokio::sync::broadcast;
-
-use crate::api::types::{
-    AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink, UplinkRequest,
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    time::Instant,
 };
 
-/// Owns the dataplane of the node. Its methods block for as long as the
-/// kernel takes (a TCX attachment: some 10 ms), so asynchronous callers run
-/// them on a thread of their own.
-pub struct Agent {}
+pub use error::{Error, Result};
+use reach::Reach;
+use tokio::sync::broadcast;
+
+use crate::{
+    api::types::{Endpoint, Event, Health, Uplink, XdpMode},
+    endpoint::{EndpointRecord, Store, UplinkRecord},
+    kernel::{Features, Kernel, Pins, Sizes, TcMode, XdpPreference},
+    link::{Interface, Netlink, Netns, NetnsRef},
+};
+
+/// How the agent is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where records are kept.
+    pub state_dir: PathBuf,
+    /// Where pins are kept, on a BPF file system.
+    pub bpffs: PathBuf,
+    /// Endpoints that fit.
+    pub max_endpoints: u32,
+    /// Events a second that one endpoint may cause.
+    pub event_rate: u32,
+    /// TC mechanism.
+    pub tc: TcMode,
+    /// XDP mode.
+    pub xdp: XdpPreference,
+}
+
+/// Owns the dataplane of the node. Its methods block for as long as the kernel
+/// takes (a TCX attachment: some 10 ms), so asynchronous callers run them on a
+/// thread of their own.
+pub struct Agent {
+    options: Options,
+    kernel: Kernel,
+    store: Store,
+    home: Netns,
+    /// Tags of this version's entry programs.
+    entry_tags: [u64; 2],
+    started: Instant,
+    /// Held through every change, so that changes come one after another.
+    changes: Mutex<Changes>,
+    /// What is, for readers; never held across a system call that waits.
+    state: RwLock<State>,
+    events: broadcast::Sender<Event>,
+}
+
+/// What only changes use.
+struct Changes {
+    /// Requests in the agent's own namespace.
+    netlink: Netlink,
+    reach: Reach,
+}
+
+#[derive(Default)]
+struct State {
+    endpoints: BTreeMap<u32, Attached>,
+    uplinks: BTreeMap<u32, Registered>,
+    /// Trouble found at start, one line each.
+    problems: Vec<String>,
+}
+
+/// An endpoint with what is known of its interface.
+struct Attached {
+    record: EndpointRecord,
+    interface: Interface,
+    /// The id under which link events name its namespace; `None` for the
+    /// agent's own.
+    nsid: Option<i32>,
+    /// The uplink's number that it hangs off.
+    uplink: Option<u32>,
+    health: Health,
+}
+
+/// An uplink with what is known of its interface.
+struct Registered {
+    record: UplinkRecord,
+    /// Absent while there is no interface of that name.
+    interface: Option<Interface>,
+    health: Health,
+}
+
+/// Events kept for a reader that does not keep up; older ones are lost to it.
+const EVENT_BACKLOG: usize = 4096;
 
 impl Agent {
-    /// Attaches an interface; attaching it again returns the same endpoint.
-    pub fn attach(&self, _request: &AttachRequest) -> Result<Endpoint> {
-        unimplemented!()
+    /// Opens the dataplane, adopts what is attached, and repairs what is not as
+    /// it was left.
+    ///
+    /// # Errors
+    /// This machine lacks something, another agent runs, or the pins are of
+    /// another make.
+    pub fn open(options: Options) -> anyhow::Result<Self> {
+        let features = Features::detect()?;
+        let store = Store::open(&options.state_dir)?;
+        let sizes = Sizes {
+            max_endpoints: options.max_endpoints,
+        };
+        let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
+        kernel.mechanism(options.tc)?;
+        let home = Netns::open(&NetnsRef::Host)?;
+        let changes = Changes {
+            netlink: Netlink::open(&home)?,
+            reach: Reach::adopt(kernel.maps())?,
+        };
+        let agent = Self {
+            entry_tags: kernel.entry_tags()?,
+            options,
+            kernel,
+            store,
+            home,
+            started: Instant::now(),
+            changes: Mutex::new(changes),
+            state: RwLock::default(),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+        };
+        agent.recover()?;
+        Ok(agent)
     }
-    /// Detaches an endpoint and forgets its counters.
-    pub fn detach(&self, _selector: &EndpointSelector) -> Result<Endpoint> {
-        unimplemented!()
-    }
-    /// The endpoints, by id.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        unimplemented!()
-    }
-    /// Every counter.
-    pub fn stats(&self) -> Result<Stats> {
-        unimplemented!()
-    }
-    /// The state of the agent and its dataplane.
-    pub fn status(&self) -> Result<Status> {
-        unimplemented!()
-    }
-    /// Registers an uplink, or changes its settings.
-    pub fn add_uplink(&self, _request: &UplinkRequest) -> Result<Uplink> {
-        unimplemented!()
-    }
-    /// Forgets an uplink.
-    pub fn remove_uplink(&self, _interface: &str) -> Result<Uplink> {
-        unimplemented!()
-    }
-    /// The uplinks, by name.
-    pub fn uplinks(&self) -> Vec<Uplink> {
-        unimplemented!()
-    }
-    /// Blocks a source prefix at every uplink.
-    pub fn block(&self, _cidr: IpNet) -> Result<Block> {
-        unimplemented!()
-    }
-    /// Lifts a block; returns what it had stopped.
-    pub fn unblock(&self, _cidr: IpNet) -> Result<Block> {
-        unimplemented!()
-    }
-    /// The block list.
-    pub fn blocks(&self) -> Result<Vec<Block>> {
-        unimplemented!()
-    }
+
     /// Events from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        unimplemented!()
+        self.events.subscribe()
+    }
+
+    /// The endpoints, by id.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let state = self.state();
+        let endpoints = state.endpoints.values();
+        endpoints
+            .map(|endpoint| endpoint.describe(&state))
+            .collect()
+    }
+
+    /// The uplinks, by number.
+    pub fn uplinks(&self) -> Vec<Uplink> {
+        let state = self.state();
+        state.uplinks.values().map(Registered::describe).collect()
+    }
+
+    fn state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attached {
+    fn describe(&self, state: &State) -> Endpoint {
+        let uplink = self.uplink.and_then(|id| state.uplinks.get(&id));
+        Endpoint {
+            id: self.record.id,
+            netns: self.record.netns.clone(),
+            netns_inode: self.record.netns_id.ino,
+            interface: self.interface.name.clone(),
+            ifindex: self.interface.ifindex,
+            kind: self.interface.kind.to_string(),
+            mac: self.interface.mac,
+            addresses: self.interface.addresses.clone(),
+            pod: self.record.pod.clone(),
+            uplink: uplink.map(|uplink| uplink.record.interface.clone()),
+            mechanism: self.record.mechanism,
+            health: self.health.clone(),
+        }
+    }
+}
+
+impl Registered {
+    fn describe(&self) -> Uplink {
+        let interface = self.interface.as_ref();
+        Uplink {
+            id: self.record.id,
+            interface: self.record.interface.clone(),
+            ifindex: interface.map_or(0, |interface| interface.ifindex),
+            mac: interface.and_then(|interface| interface.mac),
+            addresses: interface.map_or(Vec::new(), |interface| interface.addresses.clone()),
+            host_reach: self.record.host_reach,
+            xdp: self.record.xdp.unwrap_or(XdpMode::Generic),
+            mechanism: self.record.mechanism,
+            health: self.health.clone(),
+        }
     }
 }

@@ -145,6 +145,15 @@ pub struct Count {
     pub bytes: u64,
 }
 
+impl From<dataplane_ebpf::abi::Counter> for Count {
+    fn from(counter: dataplane_ebpf::abi::Counter) -> Self {
+        Self {
+            packets: counter.packets,
+            bytes: counter.bytes,
+        }
+    }
+}
+
 /// Packets dropped for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropCount {

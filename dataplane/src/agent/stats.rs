@@ -1,0 +1,144 @@
+//! Reading the counters, and telling events.
+
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use dataplane_ebpf::{
+    abi::{
+        Address, Direction, DropReason, Event as RawEvent, EventKind, Fault, UPLINK_BIT,
+        UplinkCounter,
+    },
+    roce::{Kind, Transport},
+};
+
+use super::{Agent, Result};
+use crate::{
+    api::types::{DropCount, EndpointStats, Event, RoceCount, Stats, UplinkStats},
+    kernel::{Drops, Roce, monotonic_ns},
+};
+
+impl Agent {
+    /// Every counter.
+    pub fn stats(&self) -> Result<Stats> {
+        let maps = self.kernel.maps();
+        let mut drops = maps.drops()?;
+        let mut roce = maps.roce()?;
+        let mut stats = Stats {
+            time_ns: monotonic_ns(),
+            ..Stats::default()
+        };
+        let state = self.state();
+        for (id, endpoint) in &state.endpoints {
+            stats.endpoints.push(EndpointStats {
+                id: *id,
+                interface: endpoint.interface.name.clone(),
+                netns: endpoint.record.netns.clone(),
+                pod: endpoint.record.pod.clone(),
+                ingress: maps.endpoint_counter(*id, Direction::Ingress)?.into(),
+                egress: maps.endpoint_counter(*id, Direction::Egress)?.into(),
+                drops: describe_drops(drops.remove(id)),
+                roce: describe_roce(roce.remove(id)),
+            });
+        }
+        for (id, uplink) in &state.uplinks {
+            let port = UPLINK_BIT | id;
+            let mut counters = std::collections::BTreeMap::new();
+            for counter in UplinkCounter::ALL {
+                let count = maps.uplink_counter(*id, *counter)?;
+                counters.insert(counter.name().to_owned(), count.into());
+            }
+            stats.uplinks.push(UplinkStats {
+                interface: uplink.record.interface.clone(),
+                counters,
+                drops: describe_drops(drops.remove(&port)),
+                roce: describe_roce(roce.remove(&port)),
+            });
+        }
+        for fault in Fault::ALL {
+            let count = maps.fault(*fault)?;
+            stats.faults.insert(fault.name().to_owned(), count);
+        }
+        Ok(stats)
+    }
+
+    /// Passes an event of the programs on to whoever listens.
+    pub(super) fn tell(&self, event: &RawEvent) {
+        if self.events.receiver_count() == 0 {
+            return;
+        }
+        let described = self.describe_event(event);
+        // Nobody listening any more is no loss.
+        let _ = self.events.send(described);
+    }
+
+    fn describe_event(&self, event: &RawEvent) -> Event {
+        let state = self.state();
+        let endpoint = state.endpoints.get(&event.port);
+        let ago_ns = monotonic_ns().saturating_sub(event.time_ns);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let (kind, reason) = match EventKind::try_from(event.kind) {
+            Ok(EventKind::Drop) => (
+                EventKind::Drop.name(),
+                name_of(event.code, DropReason::name),
+            ),
+            Ok(EventKind::Roce) => (EventKind::Roce.name(), name_of(event.code, Kind::name)),
+            Err(_) => ("unknown", event.code.to_string()),
+        };
+        Event {
+            time: now.as_secs_f64() - ago_ns as f64 / 1e9,
+            endpoint: event.port,
+            interface: endpoint.map(|endpoint| endpoint.interface.name.clone()),
+            pod: endpoint.and_then(|endpoint| endpoint.record.pod.clone()),
+            direction: name_of(event.direction, Direction::name),
+            kind: kind.to_owned(),
+            reason,
+            ether_type: event.ether_type,
+            source: address(event.source),
+            destination: address(event.destination),
+            protocol: event.protocol,
+            source_port: event.source_port,
+            destination_port: event.destination_port,
+            length: event.length,
+            destination_qp: event.destination_qp,
+            psn: event.psn,
+        }
+    }
+}
+
+fn describe_drops(drops: Option<Drops>) -> Vec<DropCount> {
+    let mut drops = drops.unwrap_or_default();
+    drops.sort_by_key(|(key, _)| (key.direction, key.reason));
+    let drops = drops.into_iter().map(|(key, counter)| DropCount {
+        direction: name_of(key.direction, Direction::name),
+        reason: name_of(key.reason, DropReason::name),
+        count: counter.into(),
+    });
+    drops.collect()
+}
+
+fn describe_roce(roce: Option<Roce>) -> Vec<RoceCount> {
+    let mut roce = roce.unwrap_or_default();
+    roce.sort_by_key(|(key, _)| (key.direction, key.transport, key.kind));
+    let roce = roce.into_iter().map(|(key, counter)| RoceCount {
+        direction: name_of(key.direction, Direction::name),
+        transport: name_of(key.transport, Transport::name),
+        kind: name_of(key.kind, Kind::name),
+        operation: Kind::try_from(key.kind).is_ok_and(Kind::is_operation),
+        count: counter.into(),
+    });
+    roce.collect()
+}
+
+/// The name of a number; one that no variant has, from another version's
+/// programs, stays a number.
+fn name_of<E: TryFrom<u8>>(number: u8, name: impl Fn(E) -> &'static str) -> String {
+    E::try_from(number).map_or_else(|_| number.to_string(), |known| name(known).to_owned())
+}
+
+fn address(address: Address) -> Option<IpAddr> {
+    (address != Address::default()).then(|| address.into())
+}

@@ -1,0 +1,65 @@
+//! What `sluice status` shows.
+
+use dataplane_ebpf::abi::LAYOUT;
+
+use super::{Agent, Result};
+use crate::api::types::{Health, Status};
+
+impl Agent {
+    /// The state of the agent and its dataplane.
+    pub fn status(&self) -> Result<Status> {
+        let features = self.kernel.features();
+        let maps = self.kernel.map_status();
+        let foreign = self.kernel.foreign_pins();
+        let state = self.state();
+        let foreign = foreign.iter().map(|path| {
+            format!(
+                "{}: not one of Sluice's pins; remove it if nothing needs it",
+                path.display()
+            )
+        });
+        let lost_endpoints = state.endpoints.values().filter_map(|endpoint| {
+            let Health::Lost(reason) = &endpoint.health else {
+                return None;
+            };
+            let (id, name) = (endpoint.record.id, &endpoint.interface.name);
+            Some(format!("endpoint {id} ({name}): not attached: {reason}"))
+        });
+        let lost_uplinks = state.uplinks.values().filter_map(|uplink| {
+            let Health::Lost(reason) = &uplink.health else {
+                return None;
+            };
+            let name = &uplink.record.interface;
+            Some(format!("uplink {name}: not attached: {reason}"))
+        });
+        let problems = state
+            .problems
+            .iter()
+            .cloned()
+            .chain(foreign)
+            .chain(lost_endpoints)
+            .chain(lost_uplinks)
+            .collect();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            kernel: features.release.clone(),
+            cpus: features.cpus,
+            mechanism: self.kernel.mechanism(self.options.tc)?,
+            pins: self.kernel.pins().folder(),
+            layout: LAYOUT,
+            pipeline: self.kernel.pipeline().to_owned(),
+            endpoints: state.endpoints.len() as u32,
+            max_endpoints: self.options.max_endpoints,
+            memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
+            maps,
+            uplinks: state
+                .uplinks
+                .values()
+                .map(super::Registered::describe)
+                .collect(),
+            problems,
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Following the node's interfaces: addresses that come and go, interfaces and
+//! namespaces that vanish, uplinks that appear.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Agent, attach::open_same};
+use crate::{
+    api::types::Health,
+    link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
+};
+
+/// How often everything is looked at, events or not.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Changes that come within this time are dealt with together; no pod can put
+/// the work off for longer by causing more.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What has to be looked at again.
+#[derive(Default)]
+struct Agenda {
+    everything: bool,
+    /// Namespaces by id; `None` is the agent's own.
+    namespaces: BTreeSet<Option<i32>>,
+}
+
+impl Agenda {
+    fn note(&mut self, event: &LinkEvent) {
+        match event.change {
+            LinkChange::Overrun | LinkChange::NamespaceRemoved => self.everything = true,
+            _ => {
+                self.namespaces.insert(event.nsid);
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Follows link events and looks at everything once a minute, for as long
+    /// as the process lives.
+    ///
+    /// # Errors
+    /// The events cannot be heard.
+    pub async fn watch(self: Arc<Self>) -> Result<(), LinkError> {
+        let mut monitor = Monitor::open(&self.home)?;
+        // What changed before the monitor was open.
+        let mut agenda = Agenda {
+            everything: true,
+            ..Agenda::default()
+        };
+        loop {
+            let agent = Arc::clone(&self);
+            let work = std::mem::take(&mut agenda);
+            let done = tokio::task::spawn_blocking(move || agent.review(&work)).await;
+            if let Err(error) = done {
+                tracing::error!("reviewing the interfaces: {error}");
+            }
+            match tokio::time::timeout(PERIOD, monitor.next()).await {
+                Err(_elapsed) => agenda.everything = true,
+                Ok(event) => agenda.note(&event?),
+            }
+            let settled = Instant::now() + SETTLE;
+            while let Ok(event) = tokio::time::timeout_at(settled, monitor.next()).await {
+                agenda.note(&event?);
+            }
+        }
+    }
+
+    /// Looks at the endpoints and uplinks that the agenda names.
+    fn review(&self, agenda: &Agenda) {
+        let endpoints: Vec<_> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values();
+            endpoints
+                .filter(|endpoint| agenda.everything || agenda.namespaces.contains(&endpoint.nsid))
+                .map(|endpoint| endpoint.record.id)
+                .collect()
+        };
+        for id in endpoints {
+            self.review_endpoint(id);
+        }
+        if agenda.everything || agenda.namespaces.contains(&None) {
+            self.review_uplinks();
+        }
+        self.sync_reach(&mut self.changes());
+    }
+
+    fn review_endpoint(&self, id: u32) {
+        let mut changes = self.changes();
+        let Some(record) = self
+            .state()
+            .endpoints
+            .get(&id)
+            .map(|endpoint| endpoint.record.clone())
+        else {
+            return;
+        };
+        let found = open_same(&record.netns, record.netns_id).map(|netns| {
+            let interface = Netlink::open(&netns)
+                .and_then(|mut netlink| netlink.interface_by_index(record.ifindex));
+            (netns, interface)
+        });
+        let gone = match &found {
+            None => true,
+            Some((_, Err(LinkError::NotFound { .. }))) => true,
+            Some(_) => false,
+        };
+        if gone {
+            tracing::info!(
+                "endpoint {id}: {} in {} is gone; forgetting it",
+                record.interface,
+                record.netns
+            );
+            if let Err(error) = self.remove(&mut changes, id) {
+                tracing::warn!("endpoint {id}: {error}");
+            }
+            return;
+        }
+        if let Some((netns, Ok(interface))) = found {
+            let uplink = self.uplink_of(&interface, &netns);
+            if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
+                endpoint.interface = interface;
+                endpoint.uplink = uplink;
+            }
+            if let Err(error) = self.repair(&mut changes, id, &netns) {
+                tracing::warn!("endpoint {id}: {error}");
+            }
+        }
+    }
+
+    fn review_uplinks(&self) {
+        let records: Vec<_> = {
+            let state = self.state();
+            let uplinks = state.uplinks.values();
+            uplinks
+                .map(|uplink| {
+                    let ifindex = uplink.interface.as_ref().map(|link| link.ifindex);
+                    (uplink.record.clone(), ifindex)
+                })
+                .collect()
+        };
+        for (record, ifindex) in records {
+            let found = self.changes().netlink.interface(&record.interface);
+            match found {
+                Err(error) => self.lose_uplink(record.id, error.to_string()),
+                // Another device of that name needs the programs anew.
+                Ok(interface) if ifindex.is_some_and(|known| known != interface.ifindex) => {
+                    let name = &record.interface;
+                    let detached =
+                        self.kernel
+                            .detach_uplink(&self.home, name, record.id, record.mechanism);
+                    if let Err(error) = detached {
+                        tracing::warn!("uplink {name}: {error}");
+                    }
+                    self.lose_uplink(record.id, format!("{name} is another device now"));
+                }
+                Ok(interface) => {
+                    if let Err(error) = self.configure_uplink(&record, &interface) {
+                        tracing::warn!("uplink {}: {error}", record.interface);
+                    }
+                    if let Some(uplink) = self.state_mut().uplinks.get_mut(&record.id)
+                        && uplink.health == Health::Attached
+                    {
+                        uplink.interface = Some(interface);
+                    }
+                }
+            }
+        }
+        self.engage_uplinks();
+    }
+}

@@ -1,0 +1,57 @@
+//! The records that outlive the agent.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::types::{PodName, TcMechanism, XdpMode},
+    link::{NetnsId, NetnsRef},
+};
+
+/// How far an operation got. A record is written before the kernel is touched
+/// and again when all is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Begun; after a crash it is taken back.
+    Intent,
+    /// All in place.
+    Attached,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Endpoint id.
+    pub id: u32,
+    /// How far its attachment got.
+    pub phase: Phase,
+    /// Where its namespace can be opened again.
+    pub netns: NetnsRef,
+    /// Which namespace that must be.
+    pub netns_id: NetnsId,
+    /// Interface name there.
+    pub interface: String,
+    /// Interface index there.
+    pub ifindex: u32,
+    /// The pod, when known.
+    pub pod: Option<PodName>,
+    /// How the programs are attached.
+    pub mechanism: TcMechanism,
+    /// Tags of the entry programs that are attached.
+    pub entry_tags: [u64; 2],
+}
+
+/// One uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkRecord {
+    /// Uplink number.
+    pub id: u32,
+    /// Interface name in the agent's namespace.
+    pub interface: String,
+    /// Frames between the node and its pods are turned around.
+    pub host_reach: bool,
+    /// How the TC program is attached.
+    pub mechanism: TcMechanism,
+    /// How XDP was attached.
+    pub xdp: Option<XdpMode>,
+}

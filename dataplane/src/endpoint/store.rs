@@ -1,0 +1,370 @@
+//! Records on disk, one file each, so that a crash at any moment leaves every
+//! file either as it was or as it should be.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{EndpointRecord, UplinkRecord};
+
+/// Version of the files' format.
+const VERSION: u32 = 1;
+
+/// A file of the store could not be used. The text is one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {cause}", path = .path.display())]
+pub struct StoreError {
+    path: PathBuf,
+    cause: String,
+}
+
+impl StoreError {
+    fn new(path: &Path, cause: impl ToString) -> Self {
+        Self {
+            path: path.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+/// What every file holds.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    /// The kernel's boot id when it was written: what it says of the kernel is
+    /// void after a reboot.
+    boot_id: String,
+    record: T,
+}
+
+/// The agent's folder, usually `/var/lib/sluice`.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    boot_id: String,
+    // Held for the agent's life.
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens the folder, making it if need be, for this agent alone.
+    ///
+    /// # Errors
+    /// It cannot be made, or another agent has it.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        for folder in [root.join("endpoints"), root.join("uplinks")] {
+            fs::create_dir_all(&folder).map_err(|error| StoreError::new(&folder, error))?;
+        }
+        let lock = lock(&root.join("agent.lock"))?;
+        let path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = fs::read_to_string(path).map_err(|error| StoreError::new(path, error))?;
+        Ok(Self {
+            root: root.to_owned(),
+            boot_id: boot_id.trim().to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Every endpoint of this boot, and what could not be read.
+    pub fn endpoints(&self) -> (Vec<EndpointRecord>, Vec<StoreError>) {
+        let (records, errors) = self.read_folder::<EndpointRecord>("endpoints");
+        let current = |(boot_id, _): &(String, _)| *boot_id == self.boot_id;
+        let records = records.into_iter().filter(current);
+        (records.map(|(_, record)| record).collect(), errors)
+    }
+
+    /// Every uplink, and what could not be read. Uplinks outlive a reboot.
+    pub fn uplinks(&self) -> (Vec<UplinkRecord>, Vec<StoreError>) {
+        let (records, errors) = self.read_folder::<UplinkRecord>("uplinks");
+        let records = records.into_iter().map(|(boot_id, mut record)| {
+            if boot_id != self.boot_id {
+                record.xdp = None;
+            }
+            record
+        });
+        (records.collect(), errors)
+    }
+
+    /// Writes an endpoint's record.
+    ///
+    /// # Errors
+    /// The disk is full or read-only; the record on it is as it was.
+    pub fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
+        self.write(&self.endpoint_path(record.id), record)
+    }
+
+    /// Forgets an endpoint; one that is not there is as good.
+    ///
+    /// # Errors
+    /// The disk does not let it go.
+    pub fn remove_endpoint(&self, id: u32) -> Result<(), StoreError> {
+        remove(&self.endpoint_path(id))
+    }
+
+    /// Removes the endpoints' files that no present endpoint has: of an earlier
+    /// boot, or unreadable.
+    pub fn sweep_endpoints(&self, present: impl Fn(u32) -> bool) {
+        for path in json_files(&self.root.join("endpoints")) {
+            let id = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse().ok());
+            if !id.is_some_and(&present) {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Writes an uplink's record.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn put_uplink(&self, record: &UplinkRecord) -> Result<(), StoreError> {
+        self.write(&self.uplink_path(record.id), record)
+    }
+
+    /// Forgets an uplink.
+    ///
+    /// # Errors
+    /// As [`Store::remove_endpoint`].
+    pub fn remove_uplink(&self, id: u32) -> Result<(), StoreError> {
+        remove(&self.uplink_path(id))
+    }
+
+    /// The block list; empty when there is none.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn blocks(&self) -> Result<Vec<IpNet>, StoreError> {
+        let path = self.blocks_path();
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        read::<Vec<IpNet>>(&path).map(|(_, blocks)| blocks)
+    }
+
+    /// Writes the block list.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn put_blocks(&self, blocks: &[IpNet]) -> Result<(), StoreError> {
+        self.write(&self.blocks_path(), &blocks)
+    }
+
+    fn endpoint_path(&self, id: u32) -> PathBuf {
+        self.root.join("endpoints").join(format!("{id}.json"))
+    }
+
+    fn uplink_path(&self, id: u32) -> PathBuf {
+        self.root.join("uplinks").join(format!("{id}.json"))
+    }
+
+    fn blocks_path(&self) -> PathBuf {
+        self.root.join("blocks.json")
+    }
+
+    fn read_folder<T: DeserializeOwned>(
+        &self,
+        folder: &str,
+    ) -> (Vec<(String, T)>, Vec<StoreError>) {
+        let mut records = Vec::new();
+        let mut errors = Vec::new();
+        for path in json_files(&self.root.join(folder)) {
+            match read(&path) {
+                Ok(record) => records.push(record),
+                Err(error) => errors.push(error),
+            }
+        }
+        (records, errors)
+    }
+
+    /// Temporary file, sync, rename, sync of the folder: the name always leads
+    /// to a whole record, and the rename is on disk when this returns.
+    fn write<T: Serialize>(&self, path: &Path, record: &T) -> Result<(), StoreError> {
+        let envelope = Envelope {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            record,
+        };
+        let fail = |error: io::Error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::StorageFull => "; free some space",
+                io::ErrorKind::ReadOnlyFilesystem => "; the agent needs a writable state_dir",
+                _ => "",
+            };
+            StoreError::new(path, format!("cannot be written: {error}{remedy}"))
+        };
+        let text = serde_json::to_vec_pretty(&envelope).map_err(|error| fail(error.into()))?;
+        let temporary = path.with_extension("new");
+        let written = (|| {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)?;
+            File::open(path.parent().unwrap_or(&self.root))?.sync_all()
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(fail)
+    }
+}
+
+/// Takes the lock that one agent holds, and leaves its process id in it.
+fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| StoreError::new(path, error))?;
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
+        let holder = fs::read_to_string(path).unwrap_or_default();
+        match error {
+            nix::errno::Errno::EWOULDBLOCK => StoreError::new(
+                path,
+                format!(
+                    "another agent (pid {}) is running on this folder; stop it first, or give \
+                     this one another --state-dir, --bpffs and --socket",
+                    holder.trim()
+                ),
+            ),
+            other => StoreError::new(path, other),
+        }
+    })?;
+    let fail = |error| StoreError::new(path, error);
+    lock.set_len(0).map_err(fail)?;
+    writeln!(lock, "{}", std::process::id()).map_err(fail)?;
+    Ok(lock)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<(String, T), StoreError> {
+    let text = fs::read(path).map_err(|error| StoreError::new(path, error))?;
+    let envelope: Envelope<T> = serde_json::from_slice(&text)
+        .map_err(|error| StoreError::new(path, format!("not a record of Sluice: {error}")))?;
+    if envelope.version != VERSION {
+        return Err(StoreError::new(
+            path,
+            format!("format {}, not {VERSION}", envelope.version),
+        ));
+    }
+    Ok((envelope.boot_id, envelope.record))
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::new(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn json_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::types::TcMechanism,
+        endpoint::Phase,
+        link::{NetnsId, NetnsRef},
+    };
+
+    fn record(id: u32) -> EndpointRecord {
+        EndpointRecord {
+            id,
+            phase: Phase::Intent,
+            netns: NetnsRef::Name("pod".into()),
+            netns_id: NetnsId { dev: 4, ino: 77 },
+            interface: "net1".into(),
+            ifindex: 2,
+            pod: None,
+            mechanism: TcMechanism::Tcx,
+            entry_tags: [1, u64::MAX],
+        }
+    }
+
+    #[test]
+    fn records_come_back_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.put_endpoint(&record(3)).unwrap();
+        store.put_endpoint(&record(4)).unwrap();
+        let (records, errors) = store.endpoints();
+        assert_eq!(records, [record(3), record(4)]);
+        assert!(errors.is_empty());
+        store.remove_endpoint(3).unwrap();
+        store.remove_endpoint(3).unwrap();
+        assert_eq!(store.endpoints().0, [record(4)]);
+    }
+
+    #[test]
+    fn a_damaged_file_costs_its_own_record_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.put_endpoint(&record(3)).unwrap();
+        for (name, text) in [
+            ("5.json", "{\"version\":1,"),
+            ("6.json", "[]"),
+            ("7.json", ""),
+        ] {
+            fs::write(folder.path().join("endpoints").join(name), text).unwrap();
+        }
+        let (records, errors) = store.endpoints();
+        assert_eq!(records, [record(3)]);
+        assert_eq!(errors.len(), 3);
+        assert!(errors[0].to_string().contains("5.json"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn endpoints_of_an_earlier_boot_are_void() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.put_endpoint(&record(3)).unwrap();
+        let path = folder.path().join("endpoints/3.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(&store.boot_id, "earlier")).unwrap();
+        assert!(store.endpoints().0.is_empty());
+        store.sweep_endpoints(|_| false);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_second_agent_is_told_of_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = Store::open(folder.path()).unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.put_endpoint(&record(3)).unwrap();
+        // A folder in the temporary file's place makes every write fail.
+        fs::create_dir(folder.path().join("endpoints/3.new")).unwrap();
+        let mut changed = record(3);
+        changed.phase = Phase::Attached;
+        assert!(store.put_endpoint(&changed).is_err());
+        assert_eq!(store.endpoints().0, [record(3)]);
+    }
+}

@@ -1,0 +1,312 @@
+//! Attaching an endpoint's entry programs to the TC hooks of its interface.
+
+use std::{mem, path::Path};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier,
+        links::{FdLink, PinnedLink},
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle,
+            qdisc_add_clsact,
+        },
+    },
+};
+use dataplane_ebpf::abi::Direction;
+use nix::libc::{EEXIST, ENODEV, ENOENT, ENOLINK};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Kernel,
+    error::{KernelError, errno, refused},
+    object::{ENDPOINT_ID, classifier},
+    pins::remove,
+};
+use crate::{api::types::TcMechanism, link::Netns};
+
+/// Which TC mechanism to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcMode {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// TCX, or an error.
+    Tcx,
+    /// clsact.
+    Clsact,
+}
+
+/// Priority and handle of our clsact filters: fixed, so that a filter can be
+/// found again, and first, so that no other filter decides before us.
+const FILTER_PRIORITY: u16 = 1;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+impl Kernel {
+    /// The mechanism for new attachments.
+    ///
+    /// # Errors
+    /// TCX is demanded and this kernel has none.
+    pub fn mechanism(&self, mode: TcMode) -> Result<TcMechanism, KernelError> {
+        match (mode, self.features().tcx) {
+            (TcMode::Clsact, _) | (TcMode::Auto, false) => Ok(TcMechanism::Clsact),
+            (_, true) => Ok(TcMechanism::Tcx),
+            (TcMode::Tcx, false) => Err(KernelError::Unsupported(format!(
+                "kernel {} has no TCX (Linux 6.6 and newer have); set tc to auto or clsact",
+                self.features().release
+            ))),
+        }
+    }
+
+    /// Attaches both entry programs of an endpoint. When one fails, neither
+    /// stays.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel refuses.
+    pub fn attach(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        endpoint: u32,
+        mechanism: TcMechanism,
+    ) -> Result<(), KernelError> {
+        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
+        let attached = DIRECTIONS.into_iter().try_for_each(|direction| {
+            let program = load_entry(&mut object, direction)?;
+            let hook = Hook {
+                interface,
+                direction,
+            };
+            match mechanism {
+                TcMechanism::Tcx => {
+                    let pin = self.pins().endpoint_link(endpoint, direction);
+                    hook.attach_tcx(netns, program, &pin)
+                }
+                TcMechanism::Clsact => hook.attach_clsact(netns, program),
+            }
+        });
+        if attached.is_err() {
+            let _ = self.detach(Some(netns), interface, endpoint, mechanism);
+        }
+        attached
+    }
+
+    /// Takes both entry programs away. What is gone already is no error;
+    /// `netns` is `None` when the namespace itself is.
+    ///
+    /// # Errors
+    /// A pin cannot be removed or a filter not be deleted. The other direction
+    /// is dealt with all the same.
+    pub fn detach(
+        &self,
+        netns: Option<&Netns>,
+        interface: &str,
+        endpoint: u32,
+        mechanism: TcMechanism,
+    ) -> Result<(), KernelError> {
+        let results = DIRECTIONS.map(|direction| match (mechanism, netns) {
+            // The pin is all that holds the link.
+            (TcMechanism::Tcx, _) => remove(&self.pins().endpoint_link(endpoint, direction)),
+            (TcMechanism::Clsact, Some(netns)) => Hook {
+                interface,
+                direction,
+            }
+            .detach_clsact(netns),
+            (TcMechanism::Clsact, None) => Ok(()),
+        });
+        results.into_iter().collect()
+    }
+
+    /// Whether the endpoint's links are pinned and their interface is alive.
+    /// On clsact nothing is held that could be asked.
+    pub fn links_alive(&self, endpoint: u32) -> bool {
+        DIRECTIONS.into_iter().all(|direction| {
+            let pin = self.pins().endpoint_link(endpoint, direction);
+            PinnedLink::from_pin(pin).is_ok()
+        })
+    }
+
+    /// Puts this version's entry programs behind an endpoint's links, each in
+    /// one step.
+    ///
+    /// # Errors
+    /// A link is missing or dead: the endpoint must be attached anew.
+    pub fn refresh(&self, endpoint: u32) -> Result<(), KernelError> {
+        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
+        DIRECTIONS.into_iter().try_for_each(|direction| {
+            let pin = self.pins().endpoint_link(endpoint, direction);
+            replace_link(load_entry(&mut object, direction)?, &pin)
+        })
+    }
+
+    /// Tags of this version's entry programs: where an endpoint was attached
+    /// with others, it wants a [`Kernel::refresh`].
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub fn entry_tags(&self) -> Result<[u64; 2], KernelError> {
+        let mut object = self.instance(ENDPOINT_ID, 0)?;
+        let mut tags = [0; 2];
+        for (tag, direction) in tags.iter_mut().zip(DIRECTIONS) {
+            let program = load_entry(&mut object, direction)?;
+            *tag = program
+                .info()
+                .map_err(|error| refused("asking for an entry program", &error))?
+                .tag();
+        }
+        Ok(tags)
+    }
+}
+
+fn load_entry(
+    object: &mut Ebpf,
+    direction: Direction,
+) -> Result<&mut SchedClassifier, KernelError> {
+    let name = format!("entry_{}", direction.name());
+    let program = classifier(object, &name)?;
+    program
+        .load()
+        .map_err(|error| refused(format!("loading {name}"), &error))?;
+    Ok(program)
+}
+
+/// Puts a new program behind a pinned link, in one step.
+pub(super) fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<(), KernelError> {
+    let what = || format!("replacing the program of {}", pin.display());
+    let describe = |error: &(dyn std::error::Error + 'static)| match errno(error) {
+        // The device was deleted under the link.
+        Some(ENOLINK) => KernelError::InterfaceGone(pin.display().to_string()),
+        _ => refused(what(), error),
+    };
+    let link: FdLink = PinnedLink::from_pin(pin)
+        .map_err(|error| refused(what(), &error))?
+        .into();
+    let link = SchedClassifierLink::try_from(link).map_err(|error| refused(what(), &error))?;
+    // The pin keeps the link when our descriptor is closed.
+    program
+        .attach_to_link(link)
+        .map(drop)
+        .map_err(|error| describe(&error))
+}
+
+/// One TC hook of one interface.
+pub(super) struct Hook<'a> {
+    pub(super) interface: &'a str,
+    pub(super) direction: Direction,
+}
+
+impl Hook<'_> {
+    fn attach_type(&self) -> TcAttachType {
+        match self.direction {
+            Direction::Ingress => TcAttachType::Ingress,
+            Direction::Egress => TcAttachType::Egress,
+        }
+    }
+
+    fn what(&self) -> String {
+        format!(
+            "attaching to the {} hook of {}",
+            self.direction.name(),
+            self.interface
+        )
+    }
+
+    fn describe(&self, error: &(dyn std::error::Error + 'static)) -> KernelError {
+        match errno(error) {
+            Some(ENODEV) => KernelError::InterfaceGone(self.interface.to_owned()),
+            _ => refused(self.what(), error),
+        }
+    }
+
+    /// Runs first on the hook, held by a pinned link.
+    pub(super) fn attach_tcx(
+        &self,
+        netns: &Netns,
+        program: &mut SchedClassifier,
+        pin: &Path,
+    ) -> Result<(), KernelError> {
+        // A pin that is there belongs to an interface that is gone: the caller
+        // has looked.
+        remove(pin)?;
+        let link = netns
+            .run(|| {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+                program
+                    .attach_with_options(self.interface, self.attach_type(), options)
+                    .and_then(|id| program.take_link(id))
+            })
+            .map_err(|error| refused(self.what(), &error))?
+            .map_err(|error| self.describe(&error))?;
+        let link = FdLink::try_from(link).map_err(|error| refused(self.what(), &error))?;
+        link.pin(pin)
+            .map(drop)
+            .map_err(|error| refused(format!("pinning {}", pin.display()), &error))
+    }
+
+    /// A filter on the clsact qdisc, replacing one of ours that is there.
+    pub(super) fn attach_clsact(
+        &self,
+        netns: &Netns,
+        program: &mut SchedClassifier,
+    ) -> Result<(), KernelError> {
+        netns
+            .run(|| self.attach_clsact_here(program))
+            .map_err(|error| refused(self.what(), &error))?
+            .map_err(|error| self.describe(&error))
+    }
+
+    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<(), ProgramError> {
+        match qdisc_add_clsact(self.interface) {
+            Err(error) if errno(&error) != Some(EEXIST) => return Err(error.into()),
+            _ => {}
+        }
+        let options = || {
+            TcAttachOptions::Netlink(NlOptions {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE,
+                classid: None,
+            })
+        };
+        let created = program.attach_with_options(self.interface, self.attach_type(), options());
+        let id = match created {
+            Err(error) if errno(&error) == Some(EEXIST) => {
+                program.attach_to_link(self.filter()?)?
+            }
+            created => created?,
+        };
+        // Dropping the link would delete the filter.
+        mem::forget(program.take_link(id)?);
+        Ok(())
+    }
+
+    fn filter(&self) -> Result<SchedClassifierLink, ProgramError> {
+        SchedClassifierLink::attached(
+            self.interface,
+            self.attach_type(),
+            FILTER_PRIORITY,
+            FILTER_HANDLE,
+            None,
+        )
+        .map_err(ProgramError::IOError)
+    }
+
+    pub(super) fn detach_clsact(&self, netns: &Netns) -> Result<(), KernelError> {
+        let detached = netns.run(|| {
+            use aya::programs::links::Link as _;
+            self.filter()?.detach()
+        });
+        let gone = |error: &(dyn std::error::Error + 'static)| {
+            matches!(errno(error), Some(ENODEV | ENOENT))
+        };
+        match detached {
+            Ok(Err(error)) if !gone(&error) => Err(refused(
+                format!("detaching from {}", self.interface),
+                &error,
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What each map is: held against pins that are there already, and used to
+//! compute memory.
+
+use aya::maps::{MapInfo, MapType};
+use dataplane_ebpf::abi::{
+    Counter, DropKey, EndpointConfig, Fault, LocalAddrKey, LocalMacKey, MAX_UPLINKS, PrefixKey,
+    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+};
+
+use super::{error::KernelError, pins::Pins};
+use crate::api::types::MapStatus;
+
+/// How large the maps are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Endpoints on this node.
+    pub max_endpoints: u32,
+}
+
+/// Bytes that the kernel adds to each entry of a hash or trie: links, hash or
+/// prefix, pointers (`struct htab_elem`, `struct lpm_trie_node`), rounded up.
+const ENTRY_OVERHEAD: u64 = 64;
+/// Bytes of the ring buffer of events; a power of two pages.
+const EVENT_BYTES: u32 = 1 << 20;
+/// RoCE flows followed at once; the least recently used give way.
+const ROCE_FLOWS: u32 = 16384;
+/// Prefixes on the block list.
+const BLOCKS: u32 = 65536;
+
+/// One map of the object.
+pub(super) struct MapSpec {
+    pub(super) name: &'static str,
+    kind: MapType,
+    key: u32,
+    value: u32,
+    pub(super) max_entries: u32,
+}
+
+impl MapSpec {
+    const fn new<K, V>(name: &'static str, kind: MapType, max_entries: u32) -> Self {
+        Self {
+            name,
+            kind,
+            key: size_of::<K>() as u32,
+            value: size_of::<V>() as u32,
+            max_entries,
+        }
+    }
+
+    /// What `status` says of it.
+    pub(super) fn status(&self, cpus: u32) -> MapStatus {
+        MapStatus {
+            name: self.name.to_owned(),
+            kind: kind_name(self.kind).to_owned(),
+            max_entries: self.max_entries,
+            memory_bytes: self.memory_bytes(cpus),
+        }
+    }
+
+    /// Memory when every entry is in use.
+    fn memory_bytes(&self, cpus: u32) -> u64 {
+        let (key, value) = (round_up(self.key), round_up(self.value));
+        let per_cpu = value * u64::from(cpus);
+        let entry = match self.kind {
+            MapType::RingBuf => return self.max_entries.into(),
+            MapType::Array | MapType::ProgramArray => value,
+            MapType::PerCpuArray => per_cpu,
+            MapType::PerCpuHash => key + per_cpu + ENTRY_OVERHEAD,
+            _ => key + value + ENTRY_OVERHEAD,
+        };
+        entry * u64::from(self.max_entries)
+    }
+
+    /// Compares a pinned map with what this version expects.
+    fn check(&self, pins: &Pins) -> Result<(), KernelError> {
+        let path = pins.map(self.name);
+        if !path.exists() {
+            return Ok(());
+        }
+        let fail = |cause: String| KernelError::Pin {
+            path: path.clone(),
+            cause,
+        };
+        let info = MapInfo::from_pin(&path)
+            .map_err(|error| fail(format!("not a pinned map ({error}); remove it")))?;
+        let kind = info.map_type().map_err(|error| fail(error.to_string()))?;
+        let mut differences = Vec::new();
+        if kind != self.kind {
+            differences.push(format!("kind {kind:?}, not {:?}", self.kind));
+        }
+        for (what, found, expected) in [
+            ("key size", info.key_size(), self.key),
+            ("value size", info.value_size(), self.value),
+            ("max_entries", info.max_entries(), self.max_entries),
+        ] {
+            if found != expected {
+                differences.push(format!("{what} {found}, not {expected}"));
+            }
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(fail(format!(
+            "a map of another make ({}); start the agent as before, or, to lose the counters and \
+             detach every endpoint, remove the pins: rm -r {}",
+            differences.join(", "),
+            pins.folder().display()
+        )))
+    }
+}
+
+fn round_up(bytes: u32) -> u64 {
+    u64::from(bytes).next_multiple_of(8)
+}
+
+/// bpftool's word for a kind of map.
+fn kind_name(kind: MapType) -> &'static str {
+    match kind {
+        MapType::Array => "array",
+        MapType::PerCpuArray => "percpu_array",
+        MapType::ProgramArray => "prog_array",
+        MapType::Hash => "hash",
+        MapType::LruHash => "lru_hash",
+        MapType::PerCpuHash => "percpu_hash",
+        MapType::LpmTrie => "lpm_trie",
+        MapType::RingBuf => "ringbuf",
+        _ => "other",
+    }
+}
+
+/// Every pinned map, at the configured sizes. The object's own sizes are those
+/// of a default node.
+pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
+    let endpoints = sizes.max_endpoints;
+    vec![
+        MapSpec::new::<u32, u32>("pipeline", MapType::ProgramArray, stage::SLOTS),
+        MapSpec::new::<u32, EndpointConfig>("endpoints", MapType::Array, endpoints),
+        MapSpec::new::<u32, Counter>("ep_stats", MapType::PerCpuArray, endpoints * 2),
+        MapSpec::new::<DropKey, Counter>("drops", MapType::PerCpuHash, endpoints * 8),
+        MapSpec::new::<RoceKey, Counter>("roce_stats", MapType::PerCpuHash, endpoints * 32),
+        MapSpec::new::<RoceFlowKey, RoceFlow>("roce_flows", MapType::LruHash, ROCE_FLOWS),
+        MapSpec::new::<(), ()>("events", MapType::RingBuf, EVENT_BYTES),
+        MapSpec::new::<u32, TokenBucket>("event_tokens", MapType::Array, endpoints),
+        MapSpec::new::<u32, u64>("faults", MapType::PerCpuArray, Fault::ALL.len() as u32),
+        MapSpec::new::<u32, UplinkConfig>("uplinks", MapType::Array, MAX_UPLINKS),
+        MapSpec::new::<u32, Counter>(
+            "uplink_stats",
+            MapType::PerCpuArray,
+            MAX_UPLINKS * UPLINK_COUNTERS,
+        ),
+        MapSpec::new::<LocalMacKey, u32>("local_macs", MapType::Hash, endpoints * 2),
+        MapSpec::new::<LocalAddrKey, u32>("local_addrs", MapType::Hash, endpoints * 8),
+        MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, BLOCKS),
+    ]
+}
+
+/// Holds every pin that is there against what this version expects.
+pub(super) fn check(pins: &Pins, specs: &[MapSpec]) -> Result<(), KernelError> {
+    specs.iter().try_for_each(|spec| spec.check(pins))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_maps_stay_below_128_mib_on_256_cpus() {
+        let sizes = Sizes { max_endpoints: 512 };
+        let total: u64 = maps(sizes).iter().map(|map| map.memory_bytes(256)).sum();
+        assert!(total < 128 << 20, "{total} bytes");
+    }
+
+    #[test]
+    fn names_are_shown_whole_by_bpftool() {
+        // BPF_OBJ_NAME_LEN (uapi linux/bpf.h) is 16 with the final zero.
+        for map in maps(Sizes { max_endpoints: 1 }) {
+            assert!(map.name.len() <= 15, "{}", map.name);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! All that touches eBPF: loading, pinning, attaching, and typed views of the
+//! maps. Nothing else imports aya.
+
+mod attach;
+mod error;
+mod events;
+mod layout;
+mod maps;
+mod object;
+mod pins;
+mod probe;
+mod uplink;
+mod value;
+
+pub use attach::TcMode;
+pub use error::KernelError;
+pub use events::EventReader;
+pub use layout::Sizes;
+pub use maps::{Drops, Maps, Roce};
+pub use object::Kernel;
+pub use pins::Pins;
+pub use probe::{Features, monotonic_ns};
+pub use uplink::{UplinkSettings, XdpPreference};

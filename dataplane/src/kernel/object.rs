@@ -1,0 +1,217 @@
+//! The eBPF object: loaded once for the maps and the pipeline, and again, for
+//! its entry programs only, with each endpoint's id as a constant.
+
+use std::sync::{Mutex, PoisonError};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::ProgramArray,
+    programs::{Program, SchedClassifier, Xdp},
+};
+use dataplane_ebpf::abi::{MAX_ENDPOINTS, MAX_UPLINKS, stage};
+
+use super::{
+    Features, Maps, Sizes,
+    error::{KernelError, refused},
+    layout,
+    pins::Pins,
+};
+use crate::api::types::MapStatus;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("SLUICE_BPF_OBJECT"));
+
+/// The loader borrows the constants that it writes for as long as it lives, so
+/// they stand ready: every endpoint id and uplink number.
+static NUMBERS: [u32; MAX_ENDPOINTS as usize] = {
+    let mut numbers = [0; MAX_ENDPOINTS as usize];
+    let mut n = 0;
+    while n < numbers.len() {
+        numbers[n] = n as u32;
+        n += 1;
+    }
+    numbers
+};
+const _: () = assert!(MAX_UPLINKS <= MAX_ENDPOINTS);
+
+/// Names of the object's constants.
+pub(super) const ENDPOINT_ID: &str = "ENDPOINT_ID";
+pub(super) const UPLINK: &str = "UPLINK";
+
+/// The dataplane in the kernel.
+pub struct Kernel {
+    features: Features,
+    pins: Pins,
+    sizes: Sizes,
+    // One for the agent's life: making one reads the kernel's whole BTF.
+    loader: Mutex<EbpfLoader<'static>>,
+    maps: Maps,
+    pipeline: String,
+    // Keeps what aya-log reads from.
+    #[cfg(feature = "log")]
+    log: Mutex<Ebpf>,
+}
+
+impl Kernel {
+    /// Adopts the pinned maps, or makes them, and puts this version's pipeline
+    /// in place: endpoints that are attached already run it from the next
+    /// packet on.
+    ///
+    /// # Errors
+    /// Pins of another make, or a program that this kernel refuses.
+    pub fn open(features: Features, pins: Pins, sizes: Sizes) -> Result<Self, KernelError> {
+        pins.prepare()?;
+        let specs = layout::maps(sizes);
+        layout::check(&pins, &specs)?;
+
+        let mut loader = EbpfLoader::new();
+        // Nothing here is relocated against the kernel's types; their
+        // description would only take tens of megabytes.
+        loader.btf(None);
+        for spec in &specs {
+            loader.map_pin_path(spec.name, pins.map(spec.name));
+            loader.map_max_entries(spec.name, spec.max_entries);
+        }
+        let mut object = load(&mut loader)?;
+        let pipeline = fill_slots(&mut object, &features)?;
+        let maps = Maps::take(&mut object)?;
+        Ok(Self {
+            features,
+            pins,
+            sizes,
+            loader: Mutex::new(loader),
+            maps,
+            pipeline,
+            #[cfg(feature = "log")]
+            log: Mutex::new(object),
+        })
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Where the pins are.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// How large the maps are.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Tags of the pipeline's programs: fingerprints that the kernel computes
+    /// from their instructions.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// The maps with their memory on this node.
+    pub fn map_status(&self) -> Vec<MapStatus> {
+        let cpus = self.features.cpus;
+        layout::maps(self.sizes)
+            .iter()
+            .map(|spec| spec.status(cpus))
+            .collect()
+    }
+
+    /// Pins in our folder that are not ours.
+    pub fn foreign_pins(&self) -> Vec<std::path::PathBuf> {
+        let specs = layout::maps(self.sizes);
+        let names: Vec<_> = specs.iter().map(|spec| spec.name).collect();
+        self.pins.foreign(&names)
+    }
+
+    /// Loads the object once more with a constant of its own, against the
+    /// pinned maps. Only the programs that the caller then loads are verified.
+    pub(super) fn instance(
+        &self,
+        constant: &'static str,
+        number: u32,
+    ) -> Result<Ebpf, KernelError> {
+        let number = NUMBERS.get(number as usize).ok_or_else(|| {
+            KernelError::Unsupported(format!("number {number} exceeds {MAX_ENDPOINTS}"))
+        })?;
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        loader.override_global(constant, number, true);
+        load(&mut loader)
+    }
+}
+
+fn load(loader: &mut EbpfLoader<'static>) -> Result<Ebpf, KernelError> {
+    loader
+        .load(OBJECT)
+        .map_err(|error| refused("loading the eBPF object", &error))
+}
+
+/// Loads the pipeline and replaces the slots' programs; the kernel swaps each
+/// pointer at once, so no packet meets an empty slot.
+fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<String, KernelError> {
+    let mut tags = Vec::new();
+    let mut programs = Vec::new();
+    for (slot, name) in [
+        (stage::INGRESS, "pipeline_ingress"),
+        (stage::EGRESS, "pipeline_egress"),
+    ] {
+        let program = classifier(object, name)?;
+        program.load().map_err(|error| {
+            refused(
+                format!(
+                    "loading {name} on kernel {} (Sluice needs Linux 5.15 or newer)",
+                    features.release
+                ),
+                &error,
+            )
+        })?;
+        let describe = |error| refused(format!("asking for {name}"), &error);
+        tags.push(format!("{:016x}", program.info().map_err(describe)?.tag()));
+        let fd = program.fd().map_err(describe)?.try_clone();
+        programs.push((
+            slot,
+            fd.map_err(|error| refused("duplicating a program's descriptor", &error))?,
+        ));
+    }
+    let map = object
+        .map_mut("pipeline")
+        .ok_or_else(|| missing("map pipeline"))?;
+    let mut slots =
+        ProgramArray::try_from(map).map_err(|error| refused("opening map pipeline", &error))?;
+    for (slot, fd) in &programs {
+        slots
+            .set(*slot, fd, 0)
+            .map_err(|error| refused(format!("filling slot {slot} of map pipeline"), &error))?;
+    }
+    Ok(tags.join("/"))
+}
+
+/// A TC program of the object.
+pub(super) fn classifier<'a>(
+    object: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    match object.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(missing(name)),
+    }
+}
+
+/// An XDP program of the object.
+pub(super) fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
+    match object.program_mut(name) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => Err(missing(name)),
+    }
+}
+
+/// The object and this code disagree: a build that mixes versions.
+pub(super) fn missing(name: &str) -> KernelError {
+    KernelError::Unsupported(format!(
+        "the eBPF object has no {name}: build object and agent together with cargo xtask build"
+    ))
+}
