@@ -46,9 +46,8 @@ pub struct Kernel {
     loader: Mutex<EbpfLoader<'static>>,
     maps: Maps,
     pipeline: String,
-    // Keeps what aya-log reads from.
     #[cfg(feature = "log")]
-    log: Mutex<Ebpf>,
+    logger: Mutex<Option<super::Logger>>,
 }
 
 impl Kernel {
@@ -82,8 +81,15 @@ impl Kernel {
             maps,
             pipeline,
             #[cfg(feature = "log")]
-            log: Mutex::new(object),
+            logger: Mutex::new(Some(super::Logger::open(&mut object)?)),
         })
+    }
+
+    /// What the programs log; the second call gets `None`.
+    #[cfg(feature = "log")]
+    pub fn take_logger(&self) -> Option<super::Logger> {
+        let mut logger = self.logger.lock().unwrap_or_else(PoisonError::into_inner);
+        logger.take()
     }
 
     /// What this kernel can do.
