@@ -5,4 +5,5 @@
 
 pub mod agent;
 pub mod api;
+mod http;
 pub mod link;
