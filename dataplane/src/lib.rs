@@ -7,4 +7,5 @@ pub mod agent;
 pub mod api;
 pub mod endpoint;
 pub mod kernel;
+mod http;
 pub mod link;
