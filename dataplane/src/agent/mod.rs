@@ -24,6 +24,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     api::types::{Endpoint, Event, Health, Uplink, XdpMode},
+    config::Config,
     endpoint::{EndpointRecord, Store, UplinkRecord},
     kernel::{Features, Kernel, Pins, Sizes, TcMode, XdpPreference},
     link::{Interface, Netlink, Netns, NetnsRef},
@@ -44,6 +45,19 @@ pub struct Options {
     pub tc: TcMode,
     /// XDP mode.
     pub xdp: XdpPreference,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            state_dir: config.state_dir.clone(),
+            bpffs: config.bpffs.clone(),
+            max_endpoints: config.max_endpoints,
+            event_rate: config.event_rate,
+            tc: config.tc,
+            xdp: config.xdp,
+        }
+    }
 }
 
 /// Owns the dataplane of the node. Its methods block for as long as the kernel
@@ -135,6 +149,12 @@ impl Agent {
         };
         agent.recover()?;
         Ok(agent)
+    }
+
+    /// What the programs log; the second call gets `None`.
+    #[cfg(feature = "log")]
+    pub fn take_logger(&self) -> Option<crate::kernel::Logger> {
+        self.kernel.take_logger()
     }
 
     /// Events from now on.

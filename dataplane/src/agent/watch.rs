@@ -42,7 +42,7 @@ impl Agent {
     ///
     /// # Errors
     /// The events cannot be heard.
-    pub async fn watch(self: Arc<Self>) -> Result<(), LinkError> {
+    pub async fn watch(self: Arc<Self>) -> anyhow::Result<()> {
         let mut monitor = Monitor::open(&self.home)?;
         // What changed before the monitor was open.
         let mut agenda = Agenda {
