@@ -5,5 +5,6 @@
 
 pub mod agent;
 pub mod api;
+pub mod config;
 mod http;
 pub mod link;
