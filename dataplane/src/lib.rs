@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod config;
 pub mod endpoint;
 pub mod kernel;
 mod http;

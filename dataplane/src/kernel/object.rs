@@ -22,8 +22,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("SLUICE_BPF_OBJECT"));
 
 /// The loader borrows the constants that it writes for as long as it lives, so
 /// they stand ready: every endpoint id and uplink number.
-static NUMBERS: [u32; MAX_ENDPOINTS as usize] = {
-    let mut numbers = [0; MAX_ENDPOINTS as usize];
+static NUMBERS: [u32; MAX_ENDPOINTS as usize + 1] = {
+    let mut numbers = [0; MAX_ENDPOINTS as usize + 1];
     let mut n = 0;
     while n < numbers.len() {
         numbers[n] = n as u32;
