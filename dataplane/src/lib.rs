@@ -7,6 +7,6 @@ pub mod agent;
 pub mod api;
 pub mod config;
 pub mod endpoint;
-pub mod kernel;
 mod http;
+pub mod kernel;
 pub mod link;

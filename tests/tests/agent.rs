@@ -347,3 +347,22 @@ fn a_pod_cannot_detach_its_tcx_links() -> Result<()> {
     ensure!(packets(&agent.stats(id)?, "egress")? > before);
     Ok(())
 }
+
+/// On clsact it can, and finds them back.
+#[test]
+fn filters_that_a_pod_removes_are_put_back() -> Result<()> {
+    let setup = TestNode::new(1)?;
+    let pod = &setup.pods[0];
+    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off", "--tc", "clsact"])?;
+    let id = agent.attach(pod, POD_INTERFACE)?;
+    for round in 1..=3 {
+        pod.run("tc", &["qdisc", "del", "dev", POD_INTERFACE, "clsact"])?;
+        wait_until("both filters to be back", || {
+            Ok(agent.json(&["stats"])?["repairs"] == round * 2)
+        })?;
+        let before = packets(&agent.stats(id)?, "egress")?;
+        ensure!(pings(pod, "10.78.0.254")?);
+        ensure!(packets(&agent.stats(id)?, "egress")? > before);
+    }
+    Ok(())
+}

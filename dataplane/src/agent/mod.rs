@@ -14,7 +14,7 @@ mod watch;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
     time::Instant,
 };
 
@@ -75,6 +75,8 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    /// Filters put back after somebody had removed them.
+    repairs: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
@@ -145,6 +147,7 @@ impl Agent {
             started: Instant::now(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
         };
         agent.recover()?;

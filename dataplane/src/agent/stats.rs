@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -27,6 +28,7 @@ impl Agent {
         let mut roce = maps.roce()?;
         let mut stats = Stats {
             time_ns: monotonic_ns(),
+            repairs: self.repairs.load(Ordering::Relaxed),
             ..Stats::default()
         };
         let state = self.state();

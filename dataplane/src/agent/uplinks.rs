@@ -70,10 +70,8 @@ impl Agent {
         if self.uplink_named(&request.interface).is_some() {
             return;
         }
-        let (Ok(id), Ok(mechanism)) = (
-            self.free_uplink(),
-            self.kernel.mechanism(self.options.tc),
-        ) else {
+        let (Ok(id), Ok(mechanism)) = (self.free_uplink(), self.kernel.mechanism(self.options.tc))
+        else {
             return;
         };
         let registered = Registered {

@@ -230,6 +230,10 @@ pub struct Stats {
     pub uplinks: Vec<UplinkStats>,
     /// Faults of the dataplane by name; each makes another number incomplete.
     pub faults: BTreeMap<String, u64>,
+    /// Filters that were put back after somebody had removed them, since the
+    /// agent started; only clsact lets a pod do that.
+    #[serde(default)]
+    pub repairs: u64,
 }
 
 /// `POST /v1/uplinks`: register an uplink, or change its settings.

@@ -84,7 +84,9 @@ impl Kernel {
             direction: Direction::Egress,
         };
         match settings.mechanism {
-            TcMechanism::Clsact => hook.attach_clsact(netns, program)?,
+            TcMechanism::Clsact => {
+                hook.attach_clsact(netns, program)?;
+            }
             TcMechanism::Tcx => {
                 let pin = self.pins().uplink_egress(uplink);
                 if replace_link(program, &pin).is_err() {
