@@ -34,7 +34,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let agent = Arc::new(Agent::open(Options::from(config))?);
     agent.declare_uplinks(&config.uplinks);
-    let socket = api::socket::Socket::bind(&config.socket)?;
+    let socket = api::Socket::bind(&config.socket)?;
 
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();

@@ -143,6 +143,7 @@ impl Dataplane for Fake {
                 .iter()
                 .map(|u| uplink_traffic(u, ms))
                 .collect(),
+            repairs: 0,
             faults: BTreeMap::from([("events_throttled".into(), ms / 1000)]),
         })
     }
