@@ -89,7 +89,8 @@ impl TestAgent {
         let mut command = self.nsenter(&binary()?);
         command
             .arg("agent")
-            .arg("--socket")
+            // Nor in /etc.
+            .args(["--config", "/dev/null", "--socket"])
             .arg(self.socket())
             .arg("--state-dir")
             .arg(self.state())
@@ -104,8 +105,8 @@ impl TestAgent {
         command
             .arg(format!("--net=/run/netns/{}", self.node))
             .arg(program)
-            // Not what the machine has in /etc and in its environment.
-            .env("SLUICE_CONFIG", "")
+            // Not what the machine has in its environment.
+            .env_remove("SLUICE_CONFIG")
             .env_remove("SLUICE_SOCKET")
             .stdin(Stdio::null());
         command

@@ -16,9 +16,13 @@ fn packets(stats: &Value, direction: &str) -> Result<u64> {
     stats[direction]["packets"].as_u64().context("no packets")
 }
 
-/// Two pods on macvlan, quiet: no address that would talk of its own accord.
+/// Two pods on macvlan, quiet: no IPv6 anywhere, which would talk of its own
+/// accord.
 fn quiet_pods() -> Result<TestNode> {
     let setup = TestNode::new(2)?;
+    for (netns, interface) in [(&setup.node, UPLINK), (&setup.machine, "eth0")] {
+        netns.set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
+    }
     for pod in &setup.pods {
         pod.set_sysctl(&format!("ipv6/conf/{POD_INTERFACE}/disable_ipv6"), "1")?;
     }

@@ -60,6 +60,10 @@ fn transfer(from: &TestNetns, to: &TestNetns, address: &str) -> Result<()> {
 fn node_and_pods_reach_each_other_and_nothing_else_changes() -> Result<()> {
     let setup = TestNode::new(2)?;
     let (node, machine, pods) = (&setup.node, &setup.machine, &setup.pods);
+    wait_until("the uplink's link-local address", || {
+        let addresses = node.ip(&format!("-6 address show dev {UPLINK} scope link"))?;
+        Ok(addresses.contains("fe80::") && !addresses.contains("tentative"))
+    })?;
     let before = network_of(node)?;
     let agent = TestAgent::start(node, &["--metrics-address", "off"])?;
     for pod in pods {
@@ -75,8 +79,14 @@ fn node_and_pods_reach_each_other_and_nothing_else_changes() -> Result<()> {
     agent.run(&["uplink", "add", UPLINK])?;
     for (number, pod) in pods.iter().enumerate() {
         for (pod_address, node_address) in addresses(number).iter().zip(NODE) {
-            ensure!(pings(node, pod_address)?, "node -> {pod_address}");
-            ensure!(pings(pod, node_address)?, "{pod_address} -> node");
+            // The node may still be waiting for the answer that it did not get
+            // before.
+            wait_until(&format!("node -> {pod_address}"), || {
+                pings(node, pod_address)
+            })?;
+            wait_until(&format!("{pod_address} -> node"), || {
+                pings(pod, node_address)
+            })?;
             transfer(node, pod, pod_address)?;
             transfer(pod, node, node_address)?;
         }

@@ -80,9 +80,10 @@ impl Pins {
             .unwrap_or(Path::new("/"));
         let kind = statfs(existing).map_err(|error| fail(error.to_string()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
-            return Err(fail(
-                "not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf".into(),
-            ));
+            return Err(KernelError::Unsupported(format!(
+                "{}: not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf",
+                self.root.display()
+            )));
         }
         fs::create_dir_all(self.links()).map_err(|error| fail(error.to_string()))?;
         for entry in fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))? {
