@@ -26,6 +26,9 @@ const PSN_MASK: u32 = 0x00ff_ffff;
 /// management.
 const GSI_QP: u32 = 1;
 
+/// Bytes of a management datagram (section 13.4.2).
+const MAD_LEN: u32 = 256;
+
 /// A request whose PSN is further than this from the expected one is taken for
 /// a new connection that reuses the queue pair's number, not for loss.
 const PSN_WINDOW: u32 = 1 << 16;
@@ -173,6 +176,8 @@ impl Opcode {
         const ATOMIC: u8 = 28;
         const ATOMIC_ACK: u8 = 8;
         const FETH: u8 = 4;
+        // Zeros behind the BTH of a congestion notification (annex A17).
+        const CNP_RESERVED: u8 = 16;
 
         let transport = match opcode >> 5 {
             0 => Transport::Rc,
@@ -207,6 +212,7 @@ impl Opcode {
         if let Transport::Cnp = transport {
             return Self {
                 kind: Kind::Cnp,
+                headers: CNP_RESERVED,
                 ..other
             };
         }
@@ -435,15 +441,20 @@ fn read_at<P: Packet + ?Sized>(
     {
         roce.path_mtu = payload as u16;
     }
-    if roce.destination_qp == GSI_QP && matches!(opcode.transport, Transport::Ud) {
-        roce.new_qp = read_new_qp(packet, extended).unwrap_or(0);
+    if roce.destination_qp == GSI_QP
+        && matches!(roce.kind, Kind::Send)
+        && matches!(opcode.transport, Transport::Ud)
+        && length - overhead >= MAD_LEN
+    {
+        let mad = offset + BTH_LEN + opcode.headers as usize;
+        roce.new_qp = read_new_qp(packet, mad)?;
     }
     Some(())
 }
 
 /// Reads the local queue pair of a connection management REQ or REP (sections
-/// 12.6.5 and 12.6.8), 24 bits; `None` for every other datagram. `mad` is the
-/// offset of the management datagram.
+/// 12.6.5 and 12.6.8), 24 bits; 0 for every other datagram. `mad` is the offset
+/// of the management datagram; `None` where its bytes are not at hand.
 #[inline(always)]
 fn read_new_qp<P: Packet + ?Sized>(packet: &P, mad: usize) -> Option<u32> {
     /// Management class of communication management (table 111).
@@ -454,13 +465,13 @@ fn read_new_qp<P: Packet + ?Sized>(packet: &P, mad: usize) -> Option<u32> {
     const MAD_HEADER_LEN: usize = 24;
     let [_version, class]: [u8; 2] = packet.read(mad)?;
     if class != CLASS_CM {
-        return None;
+        return Some(0);
     }
     let message = mad + MAD_HEADER_LEN;
     let qp: u32 = match u16::from_be(packet.read(mad + 16)?) {
         REQ => packet.read(message + 32)?,
         REP => packet.read(message + 12)?,
-        _ => return None,
+        _ => return Some(0),
     };
     Some(u32::from_be(qp) >> 8)
 }

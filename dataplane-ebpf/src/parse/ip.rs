@@ -63,8 +63,9 @@ pub(super) fn parse_v4<P: Packet + ?Sized>(
     let header_length = (ip.version_ihl & 0x0f) as u16 * 4;
     let present = packet.length() - u32::from(at);
     let total_length = match u16::from_be(ip.total_length) {
-        // A segmentation-offloaded buffer beyond 64 KiB ("BIG TCP") says 0.
-        0 => present,
+        // A segmentation-offloaded buffer beyond 64 KiB ("BIG TCP") says 0; for
+        // a smaller one it is a lie that would take padding for headers.
+        0 if present > u16::MAX.into() => present,
         length => length.into(),
     };
     if ip.version_ihl >> 4 != 4
@@ -109,8 +110,9 @@ pub(super) fn parse_v6<P: Packet + ?Sized>(
     headers.transport = at + size_of::<Ipv6>() as u16;
     let present = packet.length() - u32::from(headers.transport);
     headers.transport_length = match u16::from_be(ip.payload_length) {
-        // A jumbogram (RFC 2675), or a buffer beyond 64 KiB: the frame tells.
-        0 => present,
+        // A jumbogram (RFC 2675) or an offloaded buffer beyond 64 KiB: the
+        // frame tells. A smaller packet that says 0 has nothing behind.
+        0 if present > u16::MAX.into() => present,
         length => length.into(),
     };
     if headers.transport_length > present {
@@ -141,8 +143,11 @@ fn skip_extension<P: Packet + ?Sized>(packet: &P, headers: &mut Headers) -> Resu
     let taken = match headers.protocol {
         protocol::FRAGMENT => {
             let offset = u16::from_be_bytes([high, low]);
-            headers.fragment =
-                fragment_of(offset & OFFSET_MASK_V6, offset & MORE_FRAGMENTS_V6 != 0);
+            let fragment = fragment_of(offset & OFFSET_MASK_V6, offset & MORE_FRAGMENTS_V6 != 0);
+            // A second fragment header cannot make a piece whole again.
+            if !matches!(fragment, Fragment::No) {
+                headers.fragment = fragment;
+            }
             8
         }
         protocol::AUTHENTICATION => (units as u16 + 2) * 4,

@@ -1,13 +1,16 @@
 //! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861): whom a frame asks
 //! for, or who announces itself in it.
 
-use super::{Headers, Packet, Wire, ether_type, protocol};
+use super::{Fragment, Headers, Packet, Wire, ether_type, protocol};
 use crate::abi::Address;
 
 /// ICMPv6 type of a neighbour solicitation (RFC 4861 section 4.3).
 pub const SOLICITATION: u16 = 135;
 /// ICMPv6 type of a neighbour advertisement (RFC 4861 section 4.4).
 pub const ADVERTISEMENT: u16 = 136;
+
+/// Bytes of either, from the ICMPv6 header to the end of the target address.
+const MESSAGE_LEN: u32 = 24;
 
 /// ARP for IPv4 over Ethernet, as on the wire (network byte order). Addresses
 /// are kept as 16-bit words because they start on no 32-bit boundary.
@@ -55,8 +58,12 @@ pub fn read<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Option<Subject
             announcement: arp.sender_ip == arp.target_ip,
         });
     }
-    if headers.protocol != protocol::ICMPV6
+    // They are never sent in fragments (RFC 6980).
+    if headers.ether_type != ether_type::IPV6
+        || headers.protocol != protocol::ICMPV6
         || !matches!(headers.source_port, SOLICITATION | ADVERTISEMENT)
+        || !matches!(headers.fragment, Fragment::No)
+        || headers.transport_length < MESSAGE_LEN
     {
         return None;
     }

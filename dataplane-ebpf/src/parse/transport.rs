@@ -59,8 +59,11 @@ pub(super) fn parse<P: Packet + ?Sized>(
     if headers.protocol == protocol::UDP {
         let length: u16 = packet.read(at + 4).ok_or(truncated)?;
         let length = u32::from(u16::from_be(length));
-        // 0 is a jumbogram's or an offloaded buffer's.
-        if length != 0 && length < UDP_LEN {
+        // 0 is a jumbogram's or an offloaded buffer's; a first fragment tells
+        // the length of the whole.
+        let too_long =
+            length > headers.transport_length && matches!(headers.fragment, Fragment::No);
+        if length != 0 && length < UDP_LEN || too_long {
             return Err(DropReason::TransportMalformed);
         }
     }
