@@ -146,7 +146,6 @@ impl Dataplane for Fake {
                 .collect(),
             repairs: 0,
             faults: BTreeMap::from([("events_throttled".into(), ms / 1000)]),
-            repairs: 0,
         })
     }
 
