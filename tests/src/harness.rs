@@ -1,6 +1,6 @@
 //! The eBPF programs in hand: loaded with maps of their own, pinned nowhere, attached to nothing.
 
-use std::{fs, os::fd::AsRawFd as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{

@@ -86,6 +86,13 @@ pub(crate) fn udp_ipv6_extension() -> Vec<u8> {
     ethernet(IPV6, &ipv6(DESTINATION_OPTIONS, &payload))
 }
 
+/// An IPv4 packet that claims to be longer than its frame.
+pub(crate) fn broken_ipv4() -> Vec<u8> {
+    let mut frame = udp_ipv4();
+    frame.truncate(40);
+    frame
+}
+
 /// TCP behind one tag that no NIC has taken out of the frame.
 pub(crate) fn tcp_vlan() -> Vec<u8> {
     let tag = [&[0, 7][..], &IPV4.to_be_bytes(), &ipv4(TCP, &tcp())].concat();

@@ -1,14 +1,19 @@
 //! Sluice's benchmarks; `cargo xtask bench` builds and runs them.
 
+mod attach;
 mod frames;
+mod interrupt;
+mod local;
 mod packet;
 mod report;
 mod row;
+mod scale;
 mod sys;
+mod traffic;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, thread};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser;
 
 use crate::row::Row;
@@ -44,11 +49,33 @@ struct Benchmark {
     measure: fn() -> Result<Vec<Row>>,
 }
 
-const BENCHMARKS: &[Benchmark] = &[Benchmark {
-    name: "packet",
-    about: "ns per packet by BPF_PROG_TEST_RUN, beside an empty program",
-    measure: packet::measure,
-}];
+const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "packet",
+        about: "ns per packet by BPF_PROG_TEST_RUN, beside an empty program",
+        measure: packet::measure,
+    },
+    Benchmark {
+        name: "request-response",
+        about: "UDP between two pods on one processor, attached beside bare",
+        measure: traffic::request_response,
+    },
+    Benchmark {
+        name: "iperf3",
+        about: "a TCP stream between two pods on one processor, attached beside bare",
+        measure: traffic::iperf3,
+    },
+    Benchmark {
+        name: "attach",
+        about: "attaching an endpoint, beside two TCX attachments by system call",
+        measure: attach::measure,
+    },
+    Benchmark {
+        name: "scale",
+        about: "restart, memory and scrape of an agent with 500 endpoints",
+        measure: scale::measure,
+    },
+];
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -67,10 +94,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    interrupt::listen()?;
     let mut rows = Vec::new();
     for benchmark in chosen(&arguments.only)? {
         eprintln!("==> {}: {}", benchmark.name, benchmark.about);
-        let measured = (benchmark.measure)();
+        // On a thread of its own, since some pin the thread that they run on.
+        let measured = thread::spawn(benchmark.measure).join();
+        let measured = measured.map_err(|_| anyhow!("panicked")).flatten();
         rows.extend(measured.with_context(|| format!("the benchmark {}", benchmark.name))?);
     }
     print!("{}", report::text(&rows));

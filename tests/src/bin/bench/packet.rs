@@ -9,8 +9,9 @@ use sluice_tests::harness::{ENDPOINT, Programs, UPLINK};
 
 use crate::{
     frames::{self, opcode},
+    interrupt,
     row::{Bar, Row},
-    sys::{self, Kind},
+    sys::{self, Kind, TC_NEXT},
 };
 
 /// Runs of one sample; some 30 ms of a path.
@@ -19,8 +20,7 @@ const SAMPLES: usize = 25;
 /// Prefixes on the block list of that case.
 const PREFIXES: u32 = 10_000;
 
-/// `TC_ACT_UNSPEC` and `TC_ACT_REDIRECT` (uapi `linux/pkt_cls.h`), `XDP_PASS` (uapi `linux/bpf.h`).
-const TC_NEXT: i32 = -1;
+/// `TC_ACT_REDIRECT` (uapi `linux/pkt_cls.h`), `XDP_PASS` (uapi `linux/bpf.h`).
 const TC_REDIRECT: i32 = 7;
 const XDP_PASS: i32 = 2;
 
@@ -51,6 +51,7 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
     let empty_xdp = sys::empty_program(Kind::Xdp, XDP_PASS)?;
     let mut cases = cases(&endpoint, &uplink, &blocking)?;
     for _ in 0..SAMPLES {
+        interrupt::check()?;
         for case in &mut cases {
             let empty = match case.kind {
                 Kind::Tc => empty_tc.as_fd(),

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result};
@@ -22,6 +22,9 @@ pub(crate) enum Kind {
     Tc = 3,
     Xdp = 6,
 }
+
+/// `TC_ACT_UNSPEC` (uapi `linux/pkt_cls.h`): on to the next program.
+pub(crate) const TC_NEXT: i32 = -1;
 
 /// The part of `union bpf_attr` that loads a program.
 #[repr(C)]
@@ -125,11 +128,18 @@ pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<
     Ok((attributes.retval as i32, attributes.duration))
 }
 
-/// Attaches a program to a TC hook of an interface of the calling thread's namespace, until the
-/// link is closed.
-pub(crate) fn attach(program: impl AsFd, ifindex: u32, direction: Direction) -> Result<OwnedFd> {
+/// Attaches a program to both TC hooks of an interface of the calling thread's namespace, until the
+/// links are closed.
+pub(crate) fn attach_both(program: &OwnedFd, ifindex: u32) -> Result<[OwnedFd; 2]> {
+    Ok([
+        attach(program, ifindex, Direction::Ingress)?,
+        attach(program, ifindex, Direction::Egress)?,
+    ])
+}
+
+fn attach(program: &OwnedFd, ifindex: u32, direction: Direction) -> Result<OwnedFd> {
     let mut attributes = LinkCreate {
-        prog_fd: program.as_fd().as_raw_fd() as u32,
+        prog_fd: program.as_raw_fd() as u32,
         target_ifindex: ifindex,
         attach_type: match direction {
             Direction::Ingress => BPF_TCX_INGRESS,
@@ -149,4 +159,39 @@ pub(crate) fn pin_to_cpu(cpu: usize) -> Result<()> {
     let this_thread = nix::unistd::Pid::from_raw(0);
     nix::sched::sched_setaffinity(this_thread, &set)
         .with_context(|| format!("cannot pin to processor {cpu}"))
+}
+
+/// Sends frames out of an interface of the calling thread's namespace. One that is dropped on its
+/// way out is no error.
+pub(crate) fn send(ifindex: u32, frames: &[Vec<u8>]) -> Result<()> {
+    // SAFETY: no pointer is passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("cannot open a packet socket");
+    }
+    let socket = owned(fd);
+    // SAFETY: all zeros are a valid address structure.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = ifindex as i32;
+    for frame in frames {
+        // SAFETY: frame and address are valid for their lengths through the call.
+        let sent = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::ENOBUFS) {
+                return Err(error).context("cannot send a frame");
+            }
+        }
+    }
+    Ok(())
 }
