@@ -41,6 +41,15 @@ impl StoreError {
     }
 }
 
+/// What a record has to outlive.
+#[derive(Clone, Copy)]
+enum Outlives {
+    /// The agent's death at any moment; a reboot voids the record anyway.
+    Agent,
+    /// A power cut as well.
+    Machine,
+}
+
 /// What every file holds.
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
@@ -104,7 +113,7 @@ impl Store {
     /// # Errors
     /// The disk is full or read-only; the record on it is as it was.
     pub fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
-        self.write(&self.endpoint_path(record.id), record)
+        self.write(&self.endpoint_path(record.id), record, Outlives::Agent)
     }
 
     /// Forgets an endpoint; one that is not there is as good.
@@ -133,7 +142,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_uplink(&self, record: &UplinkRecord) -> Result<(), StoreError> {
-        self.write(&self.uplink_path(record.id), record)
+        self.write(&self.uplink_path(record.id), record, Outlives::Machine)
     }
 
     /// Forgets an uplink.
@@ -161,7 +170,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_blocks(&self, blocks: &[IpNet]) -> Result<(), StoreError> {
-        self.write(&self.blocks_path(), &blocks)
+        self.write(&self.blocks_path(), &blocks, Outlives::Machine)
     }
 
     fn endpoint_path(&self, id: u32) -> PathBuf {
@@ -191,9 +200,15 @@ impl Store {
         (records, errors)
     }
 
-    /// Temporary file, sync, rename, sync of the folder: the name always leads
-    /// to a whole record, and the rename is on disk when this returns.
-    fn write<T: Serialize>(&self, path: &Path, record: &T) -> Result<(), StoreError> {
+    /// Temporary file, then rename: the name always leads to a whole record.
+    /// What outlives the machine is on disk when this returns, by a sync of
+    /// the file and of the folder, each of which takes milliseconds.
+    fn write<T: Serialize>(
+        &self,
+        path: &Path,
+        record: &T,
+        outlives: Outlives,
+    ) -> Result<(), StoreError> {
         let envelope = Envelope {
             version: VERSION,
             boot_id: self.boot_id.clone(),
@@ -212,6 +227,9 @@ impl Store {
         let written = (|| {
             let mut file = File::create(&temporary)?;
             file.write_all(&text)?;
+            if let Outlives::Agent = outlives {
+                return fs::rename(&temporary, path);
+            }
             file.sync_all()?;
             fs::rename(&temporary, path)?;
             File::open(path.parent().unwrap_or(&self.root))?.sync_all()

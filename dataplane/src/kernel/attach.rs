@@ -75,20 +75,31 @@ impl Kernel {
         mechanism: TcMechanism,
     ) -> Result<(), KernelError> {
         let mut object = self.instance(ENDPOINT_ID, endpoint)?;
-        let attached = DIRECTIONS.into_iter().try_for_each(|direction| {
-            let program = load_entry(&mut object, direction)?;
-            let hook = Hook {
-                interface,
-                direction,
-            };
-            match mechanism {
-                TcMechanism::Tcx => {
-                    let pin = self.pins().endpoint_link(endpoint, direction);
-                    hook.attach_tcx(netns, program, &pin)
+        for direction in DIRECTIONS {
+            load_entry(&mut object, direction)?;
+        }
+        // Both in one visit and with nothing between them: a TCX attachment
+        // waits for an RCU grace period, and for two where one is under way,
+        // as the end of a thread or the release of a program begins it.
+        let attached = netns.run(|| {
+            DIRECTIONS.into_iter().try_for_each(|direction| {
+                let program = classifier(&mut object, &entry_name(direction))?;
+                let hook = Hook {
+                    interface,
+                    direction,
+                };
+                match mechanism {
+                    TcMechanism::Tcx => {
+                        let pin = self.pins().endpoint_link(endpoint, direction);
+                        hook.attach_tcx_here(program, &pin)
+                    }
+                    TcMechanism::Clsact => hook.attach_clsact_here(program).map(drop),
                 }
-                TcMechanism::Clsact => hook.attach_clsact(netns, program).map(drop),
-            }
+            })
         });
+        let attached = attached
+            .map_err(|error| refused(format!("attaching to {interface}"), &error))
+            .flatten();
         if attached.is_err() {
             let _ = self.detach(Some(netns), interface, endpoint, mechanism);
         }
@@ -188,11 +199,15 @@ impl Kernel {
     }
 }
 
+fn entry_name(direction: Direction) -> String {
+    format!("entry_{}", direction.name())
+}
+
 fn load_entry(
     object: &mut Ebpf,
     direction: Direction,
 ) -> Result<&mut SchedClassifier, KernelError> {
-    let name = format!("entry_{}", direction.name());
+    let name = entry_name(direction);
     let program = classifier(object, &name)?;
     program
         .load()
@@ -262,22 +277,37 @@ impl Hook<'_> {
         program: &mut SchedClassifier,
         pin: &Path,
     ) -> Result<(), KernelError> {
+        self.enter(netns, || self.attach_tcx_here(program, pin))
+    }
+
+    /// As [`Hook::attach_tcx`], from a thread that is in the namespace.
+    fn attach_tcx_here(
+        &self,
+        program: &mut SchedClassifier,
+        pin: &Path,
+    ) -> Result<(), KernelError> {
         // A pin that is there belongs to an interface that is gone: the caller
         // has looked.
         remove(pin)?;
-        let link = netns
-            .run(|| {
-                let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-                program
-                    .attach_with_options(self.interface, self.attach_type(), options)
-                    .and_then(|id| program.take_link(id))
-            })
-            .map_err(|error| refused(self.what(), &error))?
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program
+            .attach_with_options(self.interface, self.attach_type(), options)
+            .and_then(|id| program.take_link(id))
             .map_err(|error| self.describe(&error))?;
         let link = FdLink::try_from(link).map_err(|error| refused(self.what(), &error))?;
         link.pin(pin)
             .map(drop)
             .map_err(|error| refused(format!("pinning {}", pin.display()), &error))
+    }
+
+    fn enter<T: Send>(
+        &self,
+        netns: &Netns,
+        work: impl FnOnce() -> Result<T, KernelError> + Send,
+    ) -> Result<T, KernelError> {
+        netns
+            .run(work)
+            .map_err(|error| refused(self.what(), &error))?
     }
 
     /// A filter on the clsact qdisc, replacing one of ours that is there.
@@ -286,13 +316,16 @@ impl Hook<'_> {
         netns: &Netns,
         program: &mut SchedClassifier,
     ) -> Result<Found, KernelError> {
-        netns
-            .run(|| self.attach_clsact_here(program))
-            .map_err(|error| refused(self.what(), &error))?
+        self.enter(netns, || self.attach_clsact_here(program))
+    }
+
+    /// As [`Hook::attach_clsact`], from a thread that is in the namespace.
+    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Found, KernelError> {
+        self.add_filter(program)
             .map_err(|error| self.describe(&error))
     }
 
-    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Found, ProgramError> {
+    fn add_filter(&self, program: &mut SchedClassifier) -> Result<Found, ProgramError> {
         match qdisc_add_clsact(self.interface) {
             Err(error) if errno(&error) != Some(EEXIST) => return Err(error.into()),
             _ => {}

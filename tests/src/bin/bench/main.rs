@@ -1,0 +1,137 @@
+//! Sluice's benchmarks; `cargo xtask bench` builds and runs them.
+
+mod attach;
+mod frames;
+mod interrupt;
+mod local;
+mod packet;
+mod report;
+mod row;
+mod scale;
+mod sys;
+mod traffic;
+
+use std::{fs, path::PathBuf, process::ExitCode, thread};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Parser;
+
+use crate::row::Row;
+
+/// Measure Sluice on this machine.
+#[derive(Parser)]
+struct Arguments {
+    /// Run only this benchmark; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+
+    /// Also write the rows as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Also write the table as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+
+    /// Name the benchmarks and do nothing
+    #[arg(long)]
+    list: bool,
+
+    /// Fail where a bar does not hold
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A benchmark and what it measures.
+struct Benchmark {
+    name: &'static str,
+    about: &'static str,
+    measure: fn() -> Result<Vec<Row>>,
+}
+
+const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "packet",
+        about: "ns per packet by BPF_PROG_TEST_RUN, beside an empty program",
+        measure: packet::measure,
+    },
+    Benchmark {
+        name: "request-response",
+        about: "UDP between two pods on one processor, attached beside bare",
+        measure: traffic::request_response,
+    },
+    Benchmark {
+        name: "iperf3",
+        about: "a TCP stream between two pods on one processor, attached beside bare",
+        measure: traffic::iperf3,
+    },
+    Benchmark {
+        name: "attach",
+        about: "attaching an endpoint, beside two TCX attachments by system call",
+        measure: attach::measure,
+    },
+    Benchmark {
+        name: "scale",
+        about: "restart, memory and scrape of an agent with 500 endpoints",
+        measure: scale::measure,
+    },
+];
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        for benchmark in BENCHMARKS {
+            println!("{:<18} {}", benchmark.name, benchmark.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    interrupt::listen()?;
+    let mut rows = Vec::new();
+    for benchmark in chosen(&arguments.only)? {
+        eprintln!("==> {}: {}", benchmark.name, benchmark.about);
+        // On a thread of its own, since some pin the thread that they run on.
+        let measured = thread::spawn(benchmark.measure).join();
+        let measured = measured.map_err(|_| anyhow!("panicked")).flatten();
+        rows.extend(measured.with_context(|| format!("the benchmark {}", benchmark.name))?);
+    }
+    print!("{}", report::text(&rows));
+    if let Some(path) = &arguments.json {
+        write(path, &format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
+    }
+    if let Some(path) = &arguments.markdown {
+        write(path, &report::markdown(&rows)?)?;
+    }
+    let missed = rows.iter().any(|row| row.holds == Some(false));
+    Ok(if arguments.strict && missed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Benchmark>> {
+    if only.is_empty() {
+        return Ok(BENCHMARKS.iter().collect());
+    }
+    only.iter()
+        .map(
+            |name| match BENCHMARKS.iter().find(|one| one.name == name) {
+                Some(benchmark) => Ok(benchmark),
+                None => bail!("no benchmark is called {name}; --list names them"),
+            },
+        )
+        .collect()
+}
+
+fn write(path: &PathBuf, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,119 @@
+//! The rows as tables.
+
+use std::{fmt::Write as _, fs, process::Command};
+
+use anyhow::{Context as _, Result};
+use sluice_tests::netns::output;
+
+use crate::row::Row;
+
+const HEAD: [&str; 9] = [
+    "name", "unit", "p50", "p90", "p99", "baseline", "ratio", "bar", "holds",
+];
+
+fn cells(row: &Row) -> [String; 9] {
+    let optional = |value: Option<f64>| value.map(number).unwrap_or_default();
+    [
+        row.name.clone(),
+        row.unit.to_owned(),
+        number(row.p50),
+        number(row.p90),
+        number(row.p99),
+        optional(row.baseline),
+        row.ratio
+            .map(|ratio| format!("{ratio:.2}"))
+            .unwrap_or_default(),
+        row.bar.clone().unwrap_or_default(),
+        match row.holds {
+            Some(true) => "yes".to_owned(),
+            Some(false) => "NO".to_owned(),
+            None => String::new(),
+        },
+    ]
+}
+
+/// Three figures where there are so many, and none of a fraction behind four.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        v if v >= 100.0 || v.fract() == 0.0 => 0,
+        v if v >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// For a terminal.
+pub(crate) fn text(rows: &[Row]) -> String {
+    let lines: Vec<_> = std::iter::once(HEAD.map(str::to_owned))
+        .chain(rows.iter().map(cells))
+        .collect();
+    let width = |column: usize| {
+        let widths = lines
+            .iter()
+            .map(|line: &[String; 9]| line[column].chars().count());
+        widths.max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..HEAD.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut padded = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            // Writing to a String cannot fail.
+            let _ = match column {
+                2..=6 => write!(padded, "{cell:>width$}  "),
+                _ => write!(padded, "{cell:<width$}  "),
+            };
+        }
+        text.push_str(padded.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// For the documentation, with the machine and the day named.
+pub(crate) fn markdown(rows: &[Row]) -> Result<String> {
+    let mut text = String::from(
+        "# Benchmarks\n\n\
+         Written by `cargo xtask bench` (as root) when it has run every benchmark; not by hand.\n\n",
+    );
+    text.push_str(&machine()?);
+    text.push_str(
+        "\nEach case ran in turn with its baseline, in the same run: a program that does nothing, \
+         the bare interface, the bare system calls. The columns p50, p90 and p99 are over the \
+         samples, the baseline is the median of its own samples, and a bar is held against the \
+         median. A name's first part is what `--only` takes.\n\n",
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "| {} |", HEAD.join(" | "));
+    text.push_str("|---|---|--:|--:|--:|--:|--:|---|---|\n");
+    for row in rows {
+        let _ = writeln!(text, "| {} |", cells(row).join(" | "));
+    }
+    Ok(text)
+}
+
+fn machine() -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model);
+    let virtual_machine = cpuinfo
+        .lines()
+        .any(|line| line.starts_with("flags") && line.contains(" hypervisor"));
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("cannot read the kernel's release")?;
+    let date = output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?;
+    Ok(format!(
+        "| machine | |\n|---|---|\n| processor | {model}, {cores} cores{} |\n| kernel | {} |\n\
+         | date | {} |\n",
+        if virtual_machine {
+            ", a virtual machine"
+        } else {
+            ""
+        },
+        kernel.trim(),
+        date.trim()
+    ))
+}
