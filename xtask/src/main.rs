@@ -1,5 +1,6 @@
 //! Sluice's own build tool: `cargo xtask <command>`.
 
+mod bench;
 mod build;
 mod check;
 mod ci;
@@ -30,6 +31,8 @@ enum Command {
     Build(build::Build),
     /// Run every test (needs root)
     Test(test::Test),
+    /// Measure Sluice on this machine (needs root); all benchmarks write docs/benchmarks.md
+    Bench(bench::Bench),
     /// Check formatting and lints
     Check,
     /// All that must be good before a change goes in: check, then test
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Setup(command) => command.run(),
         Command::Build(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Check => check::run(),
         Command::Ci => ci::run(),
     };
