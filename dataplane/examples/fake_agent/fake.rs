@@ -17,6 +17,7 @@ use dataplane::{
         },
     },
 };
+use dataplane_ebpf::roce::Kind;
 use ipnet::IpNet;
 use tokio::sync::broadcast;
 
@@ -262,13 +263,6 @@ fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
         reason: reason.into(),
         count: packets(packets_, 60),
     };
-    let roce = |direction: &str, kind: &str, operation, count| RoceCount {
-        direction: direction.into(),
-        transport: if kind == "cnp" { "cnp" } else { "rc" }.into(),
-        kind: kind.into(),
-        operation,
-        count,
-    };
     EndpointStats {
         id: endpoint.id,
         interface: endpoint.interface.clone(),
@@ -277,25 +271,20 @@ fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
         ingress: packets(ms * load * 3, 900),
         egress: packets(ms * load, 120),
         drops: vec![drop("ipv4_truncated", ms * (load % 3) / 100)],
-        roce: vec![
-            roce("ingress", "write", true, packets(ms * load, 1082)),
-            roce("egress", "ack", true, packets(ms * load / 8, 62)),
-            roce("egress", "cnp", true, packets(ms * load / 500, 78)),
-            roce(
-                "ingress",
-                "ce_marked",
-                false,
-                packets(ms * load / 400, 1082),
-            ),
-            roce(
-                "egress",
-                "nak_sequence",
-                false,
-                packets(ms * load / 5000, 62),
-            ),
-            roce("ingress", "gap", false, packets(ms * load / 5000, 1082)),
-        ],
+        roce: roce(ms * load),
     }
+}
+
+/// Some of each kind, the rarer the further down in the list.
+fn roce(load: u64) -> Vec<RoceCount> {
+    let count = |(number, kind): (usize, &Kind)| RoceCount {
+        direction: if number % 2 == 0 { "ingress" } else { "egress" }.into(),
+        transport: "rc".into(),
+        kind: kind.name().into(),
+        operation: kind.is_operation(),
+        count: packets(load / (number as u64 * 8 + 1), 1082),
+    };
+    Kind::ALL.iter().enumerate().map(count).collect()
 }
 
 fn uplink_traffic(uplink: &Uplink, ms: u64) -> UplinkStats {
@@ -313,6 +302,6 @@ fn uplink_traffic(uplink: &Uplink, ms: u64) -> UplinkStats {
             reason: "block_list".into(),
             count: packets(ms / 20, 74),
         }],
-        roce: Vec::new(),
+        roce: roce(ms * 10),
     }
 }

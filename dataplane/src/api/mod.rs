@@ -26,7 +26,7 @@ mod dataplane;
 mod events;
 mod request;
 pub mod server;
-mod socket;
+pub mod socket;
 pub mod types;
 
 pub use dataplane::Dataplane;

@@ -1,10 +1,5 @@
 //! The API's two sides against each other, over a real socket.
 
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail it by panicking")]
-
-#[path = "../examples/fake_agent/fake.rs"]
-mod fake;
-
 use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
@@ -18,9 +13,10 @@ use dataplane::api::{
     server,
     types::{AttachRequest, Endpoint, EndpointSelector, EventLine, UplinkRequest},
 };
-use fake::{EVENT_QUEUE, Fake, MAX_ENDPOINTS, event};
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
+
+use crate::fake::{EVENT_QUEUE, Fake, MAX_ENDPOINTS, event};
 
 /// A served fake; stop it with [`Served::stop`].
 struct Served {

@@ -1,0 +1,142 @@
+//! The families of endpoints.
+
+use std::{collections::HashMap, fmt};
+
+use super::{
+    collector::{attached, mechanism},
+    family::{Families, Family},
+    roce::encode_roce,
+};
+use crate::api::types::{Count, DropCount, Endpoint, EndpointStats, Stats};
+
+/// Endpoints with the labels that all of their samples share.
+pub(super) struct EndpointRows<'a> {
+    rows: Vec<EndpointRow<'a>>,
+}
+
+struct EndpointRow<'a> {
+    id: String,
+    netns: String,
+    stats: &'a EndpointStats,
+    endpoint: Option<&'a Endpoint>,
+}
+
+impl EndpointRow<'_> {
+    fn labels(&self) -> [(&'static str, &str); 5] {
+        let pod = self.stats.pod.as_ref();
+        let uplink = self
+            .endpoint
+            .and_then(|endpoint| endpoint.uplink.as_deref());
+        [
+            ("endpoint", &self.id),
+            ("interface", &self.stats.interface),
+            ("namespace", pod.map_or("", |pod| &pod.namespace)),
+            ("pod", pod.map_or("", |pod| &pod.name)),
+            ("uplink", uplink.unwrap_or("")),
+        ]
+    }
+}
+
+impl<'a> EndpointRows<'a> {
+    pub fn new(stats: &'a Stats, endpoints: &'a [Endpoint]) -> Self {
+        let by_id: HashMap<u32, &Endpoint> = endpoints.iter().map(|e| (e.id, e)).collect();
+        let rows = stats.endpoints.iter().map(|stats| EndpointRow {
+            id: stats.id.to_string(),
+            netns: stats.netns.to_string(),
+            stats,
+            endpoint: by_id.get(&stats.id).copied(),
+        });
+        Self {
+            rows: rows.collect(),
+        }
+    }
+
+    pub fn encode(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.info("endpoint", "An endpoint: one pod interface", &|family| {
+            for row in &self.rows {
+                let Some(endpoint) = row.endpoint else {
+                    continue;
+                };
+                let extra = [
+                    ("netns", row.netns.as_str()),
+                    ("kind", &endpoint.kind),
+                    ("mechanism", mechanism(endpoint.mechanism)),
+                ];
+                family.sample(&row.labels(), &extra, 1)?;
+            }
+            Ok(())
+        })?;
+        families.gauge(
+            "endpoint_attached",
+            "Whether the endpoint's programs are attached, so that its counters move",
+            None,
+            &|family| {
+                for row in &self.rows {
+                    let Some(endpoint) = row.endpoint else {
+                        continue;
+                    };
+                    family.sample(&row.labels(), &[], attached(&endpoint.health))?;
+                }
+                Ok(())
+            },
+        )?;
+        families.packets(
+            "endpoint",
+            "Packets to and from the pod that passed",
+            &|family| self.directions(family, |count| count.packets),
+        )?;
+        families.bytes(
+            "endpoint",
+            "Bytes of frames to and from the pod that passed, Ethernet header included",
+            &|family| self.directions(family, |count| count.bytes),
+        )?;
+        families.packets(
+            "endpoint_dropped",
+            "Packets to and from the pod that were dropped",
+            &|family| self.drops(family, |count| count.packets),
+        )?;
+        families.bytes(
+            "endpoint_dropped",
+            "Bytes of frames to and from the pod that were dropped",
+            &|family| self.drops(family, |count| count.bytes),
+        )?;
+        encode_roce(families, "roce", &|visit| {
+            for row in &self.rows {
+                let labels = row.labels();
+                for roce in &row.stats.roce {
+                    visit(&labels, roce)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn directions(&self, family: &mut Family<'_>, value: impl Fn(Count) -> u64) -> fmt::Result {
+        for row in &self.rows {
+            let labels = row.labels();
+            family.sample(
+                &labels,
+                &[("direction", "ingress")],
+                value(row.stats.ingress),
+            )?;
+            family.sample(&labels, &[("direction", "egress")], value(row.stats.egress))?;
+        }
+        Ok(())
+    }
+
+    fn drops(&self, family: &mut Family<'_>, value: impl Fn(Count) -> u64) -> fmt::Result {
+        for row in &self.rows {
+            let labels = row.labels();
+            for DropCount {
+                direction,
+                reason,
+                count,
+            } in &row.stats.drops
+            {
+                let extra = [("direction", direction.as_str()), ("reason", reason)];
+                family.sample(&labels, &extra, value(*count))?;
+            }
+        }
+        Ok(())
+    }
+}

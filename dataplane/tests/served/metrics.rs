@@ -1,0 +1,202 @@
+//! The metrics as their readers get them.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use dataplane::{
+    api::{
+        Dataplane,
+        types::{AttachRequest, UplinkRequest},
+    },
+    metrics::{self, Snapshot},
+};
+use tokio::sync::watch;
+
+use crate::fake::Fake;
+
+fn dataplane(endpoints: usize) -> Fake {
+    let fake = Fake::new();
+    let uplink = UplinkRequest {
+        interface: "ens1".into(),
+        host_reach: true,
+    };
+    fake.add_uplink(&uplink).unwrap();
+    for number in 0..endpoints {
+        let request = AttachRequest {
+            netns: format!("cni-{number}").parse().unwrap(),
+            interface: "net1".into(),
+            pod: (number != 0).then(|| "shop/web-0".parse().unwrap()),
+        };
+        fake.attach(&request).unwrap();
+    }
+    fake
+}
+
+/// Head and body of the answer.
+async fn get(address: SocketAddr, path: &str, headers: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    let read = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        // Ends by itself: the server grants one request a connection.
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = tokio::task::spawn_blocking(read).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn each_reader_gets_the_format_that_it_asks_for() {
+    let listener = metrics::bind((Ipv4Addr::LOCALHOST, 0).into())
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(metrics::serve(listener, Arc::new(dataplane(2)), stopped));
+
+    let (head, body) = get(address, "/metrics", "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(
+        body.contains("# TYPE sluice_endpoint_packets_total counter"),
+        "{body}"
+    );
+
+    let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let (head, body) = get(address, "/metrics", accept).await;
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(
+        body.contains("# TYPE sluice_endpoint_packets counter"),
+        "{body}"
+    );
+    assert!(body.ends_with("# EOF\n"));
+
+    let (head, body) = get(address, "/healthz", "").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(body, "ok\n");
+
+    let error = metrics::bind(address).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("cannot serve metrics at {address}: ")),
+        "{error}"
+    );
+    stop.send_replace(true);
+    server.await.unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say() {
+    let listener = metrics::bind((Ipv4Addr::LOCALHOST, 0).into())
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(metrics::serve(listener, Arc::new(dataplane(3)), stopped));
+    let (_, body) = get(address, "/metrics", "").await;
+
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of Debian's package prometheus");
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(body.as_bytes())
+        .unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    let said = [checked.stdout, checked.stderr].concat();
+    assert_eq!(String::from_utf8(said).unwrap(), "", "{body}");
+    assert!(checked.status.success());
+}
+
+/// Names of the samples.
+fn names(text: &str) -> BTreeSet<&str> {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_none_besides() {
+    let text = metrics::encode(Snapshot::read(&dataplane(2)).unwrap()).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let docs = std::fs::read_to_string(path).unwrap();
+    let documented: BTreeSet<_> = docs
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())
+        .collect();
+    assert_eq!(names(&text), documented);
+}
+
+#[test]
+fn samples_carry_the_numbers_and_the_labels() {
+    let snapshot = Snapshot::read(&dataplane(2)).unwrap();
+    let text = metrics::encode(snapshot.clone()).unwrap();
+    let [nameless, named] = &snapshot.stats.endpoints[..] else {
+        panic!("two endpoints were attached");
+    };
+    let labels = |id, namespace, pod| {
+        format!(
+            "endpoint=\"{id}\",interface=\"net1\",namespace=\"{namespace}\",pod=\"{pod}\",uplink=\"ens1\""
+        )
+    };
+    let (nameless_labels, named_labels) = (labels(0, "", ""), labels(1, "shop", "web-0"));
+    let write = named.roce.iter().find(|roce| roce.kind == "write").unwrap();
+    let expected = [
+        format!(
+            "sluice_endpoint_packets_total{{{named_labels},direction=\"ingress\"}} {}",
+            named.ingress.packets
+        ),
+        format!(
+            "sluice_endpoint_bytes_total{{{nameless_labels},direction=\"egress\"}} {}",
+            nameless.egress.bytes
+        ),
+        format!(
+            "sluice_endpoint_dropped_packets_total{{{named_labels},direction=\"ingress\",reason=\"ipv4_truncated\"}} {}",
+            named.drops[0].count.packets
+        ),
+        format!(
+            "sluice_roce_bytes_total{{{named_labels},direction=\"{}\",transport=\"rc\",operation=\"write\",source=\"wire\"}} {}",
+            write.direction, write.count.bytes
+        ),
+        format!("sluice_endpoint_attached{{{named_labels}}} 1"),
+        "sluice_endpoints 2".to_owned(),
+    ];
+    for line in expected {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+}
+
+#[test]
+fn no_series_appears_twice() {
+    let text = metrics::encode(Snapshot::read(&dataplane(3)).unwrap()).unwrap();
+    let mut seen = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(seen.insert(series), "{series} twice");
+        value.parse::<u64>().unwrap();
+    }
+}
