@@ -29,7 +29,8 @@ impl Agent {
     pub(super) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
         let mut settings = self.settings;
         settings.socket = socket;
-        let config = Config::load(self.config.as_deref(), settings)?;
+        let file = self.config.filter(|path| !path.as_os_str().is_empty());
+        let config = Config::load(file.as_deref(), settings)?;
         tracing_subscriber::fmt()
             .with_max_level(LevelFilter::from_level(config.log.into()))
             .with_ansi(std::io::stderr().is_terminal())

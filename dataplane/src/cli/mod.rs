@@ -12,6 +12,7 @@ mod exit;
 mod stats;
 mod status;
 mod table;
+mod top;
 mod uplink;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -65,6 +66,8 @@ enum Command {
     Stats(Output),
     /// Follow drops and RoCE trouble as they happen
     Events(events::Events),
+    /// Watch rates, drops and RoCE live
+    Top(top::Top),
     /// Print the bpftool commands that show this node's maps and programs
     Bpf,
     /// Register the node's NICs
@@ -168,6 +171,7 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         }
         Command::Stats(output) => output.print(&client.stats().await?, stats::table),
         Command::Events(events) => events.run(client).await,
+        Command::Top(top) => top.run(client).await,
         Command::Bpf => print(&bpf::commands(&client.status().await?)),
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,

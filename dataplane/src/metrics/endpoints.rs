@@ -80,12 +80,14 @@ impl<'a> EndpointRows<'a> {
                 Ok(())
             },
         )?;
-        families.packets("endpoint", "Packets to and from the pod", &|family| {
-            self.directions(family, |count| count.packets)
-        })?;
+        families.packets(
+            "endpoint",
+            "Packets to and from the pod that passed",
+            &|family| self.directions(family, |count| count.packets),
+        )?;
         families.bytes(
             "endpoint",
-            "Bytes of frames to and from the pod, Ethernet header included",
+            "Bytes of frames to and from the pod that passed, Ethernet header included",
             &|family| self.directions(family, |count| count.bytes),
         )?;
         families.packets(
