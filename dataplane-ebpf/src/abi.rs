@@ -276,6 +276,64 @@ impl RoceFlow {
     pub const SYNCED: u16 = 1;
 }
 
+/// Key of `flows`: one connection of one endpoint, the same for both
+/// directions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The pod's address.
+    pub local: Address,
+    /// The peer's address.
+    pub remote: Address,
+    /// Endpoint id.
+    pub endpoint: u32,
+    /// The pod's port, network byte order.
+    pub local_port: u16,
+    /// The peer's port, network byte order.
+    pub remote_port: u16,
+    /// IP protocol (IANA).
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `flows`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Packets of both directions.
+    pub packets: u64,
+    /// Bytes of both directions.
+    pub bytes: u64,
+    /// When the last packet was seen, ns of the monotonic clock (coarse).
+    pub last_seen_ns: u64,
+    /// Epoch of the policy that allowed it.
+    pub policy_epoch: u32,
+    /// How far the connection got.
+    pub state: u32,
+}
+
+/// Key of a policy, an inner map of `policy`, behind the prefix length: a
+/// longest-prefix match in which port, then protocol and port, may be left
+/// open.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyData {
+    /// The peer's identity; 0 is any.
+    pub identity: u32,
+    /// IP protocol (IANA).
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// Port, network byte order.
+    pub port: u16,
+}
+
+/// Index into `policy` of an endpoint's policy for one direction.
+pub const fn policy_index(endpoint: u32, direction: Direction) -> u32 {
+    endpoint * 2 + direction as u32
+}
+
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`,
 /// RFC 4291 section 2.5.5.2), in network byte order.
 ///
@@ -534,6 +592,9 @@ plain!(
     UplinkConfig = 16,
     LocalMacKey = 12,
     LocalAddrKey = 20,
+    FlowKey = 44,
+    Flow = 32,
+    PolicyData = 8,
     PrefixKey = 20,
 );
 

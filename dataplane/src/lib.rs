@@ -5,6 +5,11 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod endpoint;
+mod http;
 pub mod kernel;
 pub mod link;
+pub mod metrics;

@@ -1,4 +1,7 @@
-//! What Sluice's integration tests share.
+//! What the integration tests share.
 
+pub mod agent;
 pub mod netns;
+pub mod node;
 pub mod poll;
+pub mod traffic;

@@ -1,18 +1,21 @@
 //! Every map, under the name that bpftool shows. The sizes here are those of a
 //! default node; the agent sets them by its configuration before it loads.
 
-use super::packet::Parsed;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{
-        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray,
+        RingBuf,
     },
     macros::btf_map,
 };
 use dataplane_ebpf::abi::{
-    Address, Counter, DropKey, EndpointConfig, Fault, LocalAddrKey, LocalMacKey, MAX_UPLINKS,
-    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowKey, LocalAddrKey, LocalMacKey,
+    MAX_UPLINKS, PolicyData, RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS,
+    UplinkConfig, stage,
 };
+
+use super::packet::Parsed;
 
 /// Entries are made as they appear: most endpoints never need most of them.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -83,3 +86,23 @@ pub static LOCAL_ADDRS: HashMap<LocalAddrKey, u32, { ENDPOINTS * 8 }> = HashMap:
 /// mapped into IPv6, 96 bits longer.
 #[btf_map(name = "block_list")]
 pub static BLOCK_LIST: LpmTrie<Address, Counter, 65536> = LpmTrie::new();
+
+/// Peer address -> identity. Empty until a policy source is configured, as are
+/// the three maps that follow.
+#[btf_map(name = "identity")]
+pub static IDENTITY: HashMap<Address, u32, 16384, SPARSE> = HashMap::new();
+
+/// Peer prefix -> identity, for addresses that `identity` does not have.
+#[btf_map(name = "identity_cidr")]
+pub static IDENTITY_CIDR: LpmTrie<Address, u32, 65536> = LpmTrie::new();
+
+/// Endpoint id x direction -> the policy's own map; an empty slot is no policy.
+#[btf_map(name = "policy")]
+pub static POLICY: ArrayOfMaps<Policy, { ENDPOINTS * 2 }> = ArrayOfMaps::new();
+
+/// Identity, protocol, port -> rule number.
+pub type Policy = LpmTrie<PolicyData, u32, 16384>;
+
+/// Endpoint, addresses, ports -> connection state.
+#[btf_map(name = "flows")]
+pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();

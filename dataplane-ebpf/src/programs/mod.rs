@@ -1,6 +1,7 @@
 mod count;
 mod entry;
 mod event;
+mod log;
 mod maps;
 mod packet;
 mod pipeline;

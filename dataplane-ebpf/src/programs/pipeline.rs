@@ -14,6 +14,7 @@ use super::{
     count,
     entry::stage_of,
     event::{self, Subject},
+    log,
     maps::{EP_STATS, PIPELINE},
     packet::{InPlace, parse_to_scratch},
     roce,
@@ -60,6 +61,7 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
     if let Some(reason) = parsed.refusal {
         count::drop(&subject, reason);
         event::report(&subject, EventKind::Drop, reason as u8, &parsed.roce);
+        log::dropped(context, &subject, reason as u8);
         return TC_ACT_SHOT;
     }
     roce::count(&subject, &parsed.roce);

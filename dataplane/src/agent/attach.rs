@@ -235,12 +235,11 @@ impl Agent {
     fn free_id(&self) -> Result<u32> {
         let state = self.state();
         let max = self.options.max_endpoints;
-        (1..max)
+        (1..=max)
             .find(|id| !state.endpoints.contains_key(id))
             .ok_or_else(|| {
                 Error::Exhausted(format!(
-                    "all {} endpoints are in use; raise max_endpoints in the configuration",
-                    max - 1
+                    "all {max} endpoints are in use; raise max_endpoints in the configuration"
                 ))
             })
     }

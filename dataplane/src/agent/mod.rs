@@ -14,7 +14,7 @@ mod watch;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
     time::Instant,
 };
 
@@ -24,6 +24,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     api::types::{Endpoint, Event, Health, Uplink, XdpMode},
+    config::Config,
     endpoint::{EndpointRecord, Store, UplinkRecord},
     kernel::{Features, Kernel, Pins, Sizes, TcMode, XdpPreference},
     link::{Interface, Netlink, Netns, NetnsRef},
@@ -46,6 +47,19 @@ pub struct Options {
     pub xdp: XdpPreference,
 }
 
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            state_dir: config.state_dir.clone(),
+            bpffs: config.bpffs.clone(),
+            max_endpoints: config.max_endpoints,
+            event_rate: config.event_rate,
+            tc: config.tc,
+            xdp: config.xdp,
+        }
+    }
+}
+
 /// Owns the dataplane of the node. Its methods block for as long as the kernel
 /// takes (a TCX attachment: some 10 ms), so asynchronous callers run them on a
 /// thread of their own.
@@ -61,6 +75,8 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    /// Filters put back after somebody had removed them.
+    repairs: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
@@ -131,10 +147,17 @@ impl Agent {
             started: Instant::now(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
         };
         agent.recover()?;
         Ok(agent)
+    }
+
+    /// What the programs log; the second call gets `None`.
+    #[cfg(feature = "log")]
+    pub fn take_logger(&self) -> Option<crate::kernel::Logger> {
+        self.kernel.take_logger()
     }
 
     /// Events from now on.

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,7 +17,7 @@ use dataplane_ebpf::{
 use super::{Agent, Result};
 use crate::{
     api::types::{DropCount, EndpointStats, Event, RoceCount, Stats, UplinkStats},
-    kernel::{Drops, Roce, monotonic_ns},
+    kernel::{Drops, EventReader, Roce, monotonic_ns},
 };
 
 impl Agent {
@@ -27,6 +28,7 @@ impl Agent {
         let mut roce = maps.roce()?;
         let mut stats = Stats {
             time_ns: monotonic_ns(),
+            repairs: self.repairs.load(Ordering::Relaxed),
             ..Stats::default()
         };
         let state = self.state();
@@ -63,8 +65,20 @@ impl Agent {
         Ok(stats)
     }
 
-    /// Passes an event of the programs on to whoever listens.
-    pub(super) fn tell(&self, event: &RawEvent) {
+    /// The programs' events; the second call gets `None`.
+    pub fn take_events(&self) -> Option<EventReader> {
+        self.kernel.maps().take_events()
+    }
+
+    /// Passes events on to whoever listens, for as long as the process lives.
+    ///
+    /// # Errors
+    /// The ring buffer cannot be waited for.
+    pub async fn follow(&self, events: EventReader) -> anyhow::Result<()> {
+        Ok(events.run(|event| self.tell(&event)).await?)
+    }
+
+    fn tell(&self, event: &RawEvent) {
         if self.events.receiver_count() == 0 {
             return;
         }

@@ -49,6 +49,45 @@ impl Agent {
         self.uplink(id)
     }
 
+    /// Registers the uplinks of the configuration. One whose interface is not
+    /// there yet is engaged when it appears.
+    pub fn declare_uplinks(&self, requests: &[UplinkRequest]) {
+        for request in requests {
+            match self.add_uplink(request) {
+                Ok(_) => {}
+                Err(Error::NotFound(reason)) => self.expect_uplink(request, reason),
+                Err(error) => {
+                    let problem = format!("uplink {}: {error}", request.interface);
+                    tracing::error!("{problem}");
+                    self.state_mut().problems.push(problem);
+                }
+            }
+        }
+    }
+
+    fn expect_uplink(&self, request: &UplinkRequest, reason: String) {
+        tracing::warn!("{reason}");
+        if self.uplink_named(&request.interface).is_some() {
+            return;
+        }
+        let (Ok(id), Ok(mechanism)) = (self.free_uplink(), self.kernel.mechanism(self.options.tc))
+        else {
+            return;
+        };
+        let registered = Registered {
+            record: UplinkRecord {
+                id,
+                interface: request.interface.clone(),
+                host_reach: request.host_reach,
+                mechanism,
+                xdp: None,
+            },
+            interface: None,
+            health: Health::Lost(reason),
+        };
+        self.state_mut().uplinks.insert(id, registered);
+    }
+
     /// Forgets an uplink; its pods keep their programs.
     pub fn remove_uplink(&self, interface: &str) -> Result<Uplink> {
         let mut changes = self.changes();

@@ -1,13 +1,17 @@
 //! Following the node's interfaces: addresses that come and go, interfaces and
 //! namespaces that vanish, uplinks that appear.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use super::{Agent, attach::open_same};
 use crate::{
-    api::types::Health,
+    api::types::{Health, TcMechanism},
     link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
 };
 
@@ -23,12 +27,17 @@ struct Agenda {
     everything: bool,
     /// Namespaces by id; `None` is the agent's own.
     namespaces: BTreeSet<Option<i32>>,
+    /// Interfaces, by namespace and index, that a TC filter was taken from.
+    filters: BTreeSet<(Option<i32>, u32)>,
 }
 
 impl Agenda {
     fn note(&mut self, event: &LinkEvent) {
         match event.change {
             LinkChange::Overrun | LinkChange::NamespaceRemoved => self.everything = true,
+            LinkChange::FilterRemoved { ifindex } => {
+                self.filters.insert((event.nsid, ifindex));
+            }
             _ => {
                 self.namespaces.insert(event.nsid);
             }
@@ -42,7 +51,7 @@ impl Agent {
     ///
     /// # Errors
     /// The events cannot be heard.
-    pub async fn watch(self: Arc<Self>) -> Result<(), LinkError> {
+    pub async fn watch(self: Arc<Self>) -> anyhow::Result<()> {
         let mut monitor = Monitor::open(&self.home)?;
         // What changed before the monitor was open.
         let mut agenda = Agenda {
@@ -80,6 +89,7 @@ impl Agent {
         for id in endpoints {
             self.review_endpoint(id);
         }
+        self.restore_filters(agenda);
         if agenda.everything || agenda.namespaces.contains(&None) {
             self.review_uplinks();
         }
@@ -125,6 +135,43 @@ impl Agent {
             }
             if let Err(error) = self.repair(&mut changes, id, &netns) {
                 tracing::warn!("endpoint {id}: {error}");
+            }
+        }
+    }
+
+    /// Puts back the filters that somebody may have taken away: on clsact
+    /// nothing but this stops a pod from doing so. After lost events, all.
+    fn restore_filters(&self, agenda: &Agenda) {
+        let affected = |mechanism, nsid, ifindex| {
+            mechanism == TcMechanism::Clsact
+                && (agenda.everything || agenda.filters.contains(&(nsid, ifindex)))
+        };
+        let endpoints: Vec<_> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values();
+            endpoints
+                .filter(|endpoint| {
+                    let record = &endpoint.record;
+                    affected(record.mechanism, endpoint.nsid, record.ifindex)
+                })
+                .map(|endpoint| (endpoint.record.clone(), endpoint.interface.name.clone()))
+                .collect()
+        };
+        for (record, interface) in endpoints {
+            let _changes = self.changes();
+            let Some(netns) = open_same(&record.netns, record.netns_id) else {
+                continue;
+            };
+            match self.kernel.restore_filters(&netns, &interface, record.id) {
+                Ok(0) => {}
+                Ok(restored) => {
+                    self.repairs.fetch_add(restored, Ordering::Relaxed);
+                    tracing::warn!(
+                        "endpoint {}: {restored} filters of {interface} had been removed; put back",
+                        record.id
+                    );
+                }
+                Err(error) => tracing::error!("endpoint {}: {error}", record.id),
             }
         }
     }

@@ -1,3 +1,33 @@
 //! The agent's API: HTTP with JSON bodies over a Unix socket.
+//!
+//! | request | body or query | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`types::Status`] |
+//! | `GET /v1/endpoints` | | list of [`types::Endpoint`] |
+//! | `POST /v1/endpoints` | [`types::AttachRequest`] | [`types::Endpoint`] |
+//! | `DELETE /v1/endpoints` | `id`, or `netns` and `interface` | the [`types::Endpoint`] that was |
+//! | `GET /v1/stats` | | [`types::Stats`] |
+//! | `GET /v1/events` | | [`types::EventLine`]s, one a line, without end |
+//! | `GET /v1/uplinks` | | list of [`types::Uplink`] |
+//! | `POST /v1/uplinks` | [`types::UplinkRequest`] | [`types::Uplink`] |
+//! | `DELETE /v1/uplinks` | `interface` | the [`types::Uplink`] that was |
+//! | `GET /v1/blocks` | | list of [`types::Block`] |
+//! | `POST /v1/blocks` | `cidr` | [`types::Block`] |
+//! | `DELETE /v1/blocks` | `cidr` | the [`types::Block`] that was |
+//!
+//! `DELETE` takes its parameters from the query, or without one from a JSON
+//! body. Whatever is not a success is answered with [`types::ApiError`] and
+//! 400 (the request is wrong), 404 (what it names is not there), 409 (it
+//! contradicts the present state), 507 (no room is left) or 500 (the node is
+//! at fault).
 
+pub mod client;
+mod dataplane;
+mod events;
+mod request;
+pub mod server;
+mod socket;
 pub mod types;
+
+pub use dataplane::Dataplane;
+pub use socket::{BindError, Socket};

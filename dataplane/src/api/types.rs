@@ -230,6 +230,10 @@ pub struct Stats {
     pub uplinks: Vec<UplinkStats>,
     /// Faults of the dataplane by name; each makes another number incomplete.
     pub faults: BTreeMap<String, u64>,
+    /// Filters that were put back after somebody had removed them, since the
+    /// agent started; only clsact lets a pod do that.
+    #[serde(default)]
+    pub repairs: u64,
 }
 
 /// `POST /v1/uplinks`: register an uplink, or change its settings.
@@ -245,6 +249,14 @@ pub struct UplinkRequest {
 
 fn yes() -> bool {
     true
+}
+
+/// `DELETE /v1/uplinks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkName {
+    /// Interface name in the agent's namespace.
+    pub interface: String,
 }
 
 /// One uplink.
@@ -272,7 +284,15 @@ pub struct Uplink {
     pub health: Health,
 }
 
-/// `POST /v1/blocks`, and an element of `GET /v1/blocks` with what it stopped.
+/// `POST` and `DELETE /v1/blocks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockRequest {
+    /// Source prefix.
+    pub cidr: IpNet,
+}
+
+/// An element of `GET /v1/blocks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     /// Source prefix.
@@ -331,7 +351,7 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
-/// One line of `GET /v1/events` (newline-delimited JSON).
+/// Something that happened to a packet, in `GET /v1/events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Seconds since 1970, with the coarse clock's resolution.
@@ -370,6 +390,19 @@ pub struct Event {
     pub destination_qp: u32,
     /// RoCE: packet sequence number.
     pub psn: u32,
+}
+
+/// What a line of `GET /v1/events` can be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EventLine {
+    /// Something happened.
+    Event(Box<Event>),
+    /// The client did not keep up; the events are lost to it, not to others.
+    Missed {
+        /// How many events it missed here.
+        missed: u64,
+    },
 }
 
 /// Body of every answer that is not a success.

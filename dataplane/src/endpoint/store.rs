@@ -23,6 +23,7 @@ const VERSION: u32 = 1;
 pub struct StoreError {
     path: PathBuf,
     cause: String,
+    conflict: bool,
 }
 
 impl StoreError {
@@ -30,7 +31,13 @@ impl StoreError {
         Self {
             path: path.to_owned(),
             cause: cause.to_string(),
+            conflict: false,
         }
+    }
+
+    /// Whether another agent is in the way.
+    pub fn is_conflict(&self) -> bool {
+        self.conflict
     }
 }
 
@@ -229,14 +236,17 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
         let holder = fs::read_to_string(path).unwrap_or_default();
         match error {
-            nix::errno::Errno::EWOULDBLOCK => StoreError::new(
-                path,
-                format!(
-                    "another agent (pid {}) is running on this folder; stop it first, or give \
-                     this one another --state-dir, --bpffs and --socket",
-                    holder.trim()
-                ),
-            ),
+            nix::errno::Errno::EWOULDBLOCK => StoreError {
+                conflict: true,
+                ..StoreError::new(
+                    path,
+                    format!(
+                        "another agent (pid {}) is running on this folder; stop it first, or \
+                         give this one another --state-dir, --bpffs and --socket",
+                        holder.trim()
+                    ),
+                )
+            },
             other => StoreError::new(path, other),
         }
     })?;

@@ -13,9 +13,10 @@ use aya::{
         },
     },
 };
+use clap::ValueEnum;
 use dataplane_ebpf::abi::Direction;
 use nix::libc::{EEXIST, ENODEV, ENOENT, ENOLINK};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     Kernel,
@@ -25,16 +26,16 @@ use super::{
 };
 use crate::{api::types::TcMechanism, link::Netns};
 
-/// Which TC mechanism to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How endpoints are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TcMode {
     /// TCX where the kernel has it, else clsact.
     #[default]
     Auto,
-    /// TCX, or an error.
+    /// Links that a pod cannot detach; Linux 6.6 and newer.
     Tcx,
-    /// clsact.
+    /// Filters on the clsact qdisc.
     Clsact,
 }
 
@@ -85,7 +86,7 @@ impl Kernel {
                     let pin = self.pins().endpoint_link(endpoint, direction);
                     hook.attach_tcx(netns, program, &pin)
                 }
-                TcMechanism::Clsact => hook.attach_clsact(netns, program),
+                TcMechanism::Clsact => hook.attach_clsact(netns, program).map(drop),
             }
         });
         if attached.is_err() {
@@ -118,6 +119,32 @@ impl Kernel {
             (TcMechanism::Clsact, None) => Ok(()),
         });
         results.into_iter().collect()
+    }
+
+    /// Puts back those of an endpoint's clsact filters that are missing;
+    /// returns how many were.
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel refuses.
+    pub fn restore_filters(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        endpoint: u32,
+    ) -> Result<u64, KernelError> {
+        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
+        let mut restored = 0;
+        for direction in DIRECTIONS {
+            let hook = Hook {
+                interface,
+                direction,
+            };
+            let program = load_entry(&mut object, direction)?;
+            if hook.attach_clsact(netns, program)? == Found::Missing {
+                restored += 1;
+            }
+        }
+        Ok(restored)
     }
 
     /// Whether the endpoint's links are pinned and their interface is alive.
@@ -192,6 +219,13 @@ pub(super) fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<
         .map_err(|error| describe(&error))
 }
 
+/// Whether a filter of ours was there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Present,
+    Missing,
+}
+
 /// One TC hook of one interface.
 pub(super) struct Hook<'a> {
     pub(super) interface: &'a str,
@@ -251,35 +285,33 @@ impl Hook<'_> {
         &self,
         netns: &Netns,
         program: &mut SchedClassifier,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Found, KernelError> {
         netns
             .run(|| self.attach_clsact_here(program))
             .map_err(|error| refused(self.what(), &error))?
             .map_err(|error| self.describe(&error))
     }
 
-    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Found, ProgramError> {
         match qdisc_add_clsact(self.interface) {
             Err(error) if errno(&error) != Some(EEXIST) => return Err(error.into()),
             _ => {}
         }
-        let options = || {
-            TcAttachOptions::Netlink(NlOptions {
-                priority: FILTER_PRIORITY,
-                handle: FILTER_HANDLE,
-                classid: None,
-            })
-        };
-        let created = program.attach_with_options(self.interface, self.attach_type(), options());
-        let id = match created {
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: FILTER_PRIORITY,
+            handle: FILTER_HANDLE,
+            classid: None,
+        });
+        let created = program.attach_with_options(self.interface, self.attach_type(), options);
+        let (id, found) = match created {
             Err(error) if errno(&error) == Some(EEXIST) => {
-                program.attach_to_link(self.filter()?)?
+                (program.attach_to_link(self.filter()?)?, Found::Present)
             }
-            created => created?,
+            created => (created?, Found::Missing),
         };
         // Dropping the link would delete the filter.
         mem::forget(program.take_link(id)?);
-        Ok(())
+        Ok(found)
     }
 
     fn filter(&self) -> Result<SchedClassifierLink, ProgramError> {

@@ -3,8 +3,9 @@
 
 use aya::maps::{MapInfo, MapType};
 use dataplane_ebpf::abi::{
-    Counter, DropKey, EndpointConfig, Fault, LocalAddrKey, LocalMacKey, MAX_UPLINKS, PrefixKey,
-    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowKey, LocalAddrKey, LocalMacKey,
+    MAX_UPLINKS, PrefixKey, RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS,
+    UplinkConfig, stage,
 };
 
 use super::{error::KernelError, pins::Pins};
@@ -24,8 +25,12 @@ const ENTRY_OVERHEAD: u64 = 64;
 const EVENT_BYTES: u32 = 1 << 20;
 /// RoCE flows followed at once; the least recently used give way.
 const ROCE_FLOWS: u32 = 16384;
-/// Prefixes on the block list.
-const BLOCKS: u32 = 65536;
+/// Prefixes on the block list, and prefixes with an identity.
+const PREFIXES: u32 = 65536;
+/// Addresses with an identity.
+const IDENTITIES: u32 = 16384;
+/// Connections followed at once; the least recently used give way.
+const FLOWS: u32 = 65536;
 
 /// One map of the object.
 pub(super) struct MapSpec {
@@ -63,7 +68,7 @@ impl MapSpec {
         let per_cpu = value * u64::from(cpus);
         let entry = match self.kind {
             MapType::RingBuf => return self.max_entries.into(),
-            MapType::Array | MapType::ProgramArray => value,
+            MapType::Array | MapType::ProgramArray | MapType::ArrayOfMaps => value,
             MapType::PerCpuArray => per_cpu,
             MapType::PerCpuHash => key + per_cpu + ENTRY_OVERHEAD,
             _ => key + value + ENTRY_OVERHEAD,
@@ -119,6 +124,7 @@ fn kind_name(kind: MapType) -> &'static str {
         MapType::Array => "array",
         MapType::PerCpuArray => "percpu_array",
         MapType::ProgramArray => "prog_array",
+        MapType::ArrayOfMaps => "array_of_maps",
         MapType::Hash => "hash",
         MapType::LruHash => "lru_hash",
         MapType::PerCpuHash => "percpu_hash",
@@ -131,7 +137,8 @@ fn kind_name(kind: MapType) -> &'static str {
 /// Every pinned map, at the configured sizes. The object's own sizes are those
 /// of a default node.
 pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
-    let endpoints = sizes.max_endpoints;
+    // Id 0 is nobody's.
+    let endpoints = sizes.max_endpoints + 1;
     vec![
         MapSpec::new::<u32, u32>("pipeline", MapType::ProgramArray, stage::SLOTS),
         MapSpec::new::<u32, EndpointConfig>("endpoints", MapType::Array, endpoints),
@@ -150,7 +157,11 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         ),
         MapSpec::new::<LocalMacKey, u32>("local_macs", MapType::Hash, endpoints * 2),
         MapSpec::new::<LocalAddrKey, u32>("local_addrs", MapType::Hash, endpoints * 8),
-        MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, BLOCKS),
+        MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, PREFIXES),
+        MapSpec::new::<Address, u32>("identity", MapType::Hash, IDENTITIES),
+        MapSpec::new::<PrefixKey, u32>("identity_cidr", MapType::LpmTrie, PREFIXES),
+        MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2),
+        MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, FLOWS),
     ]
 }
 

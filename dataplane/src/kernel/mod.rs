@@ -5,6 +5,8 @@ mod attach;
 mod error;
 mod events;
 mod layout;
+#[cfg(feature = "log")]
+mod log;
 mod maps;
 mod object;
 mod pins;
@@ -16,6 +18,8 @@ pub use attach::TcMode;
 pub use error::KernelError;
 pub use events::EventReader;
 pub use layout::Sizes;
+#[cfg(feature = "log")]
+pub use log::Logger;
 pub use maps::{Drops, Maps, Roce};
 pub use object::Kernel;
 pub use pins::Pins;

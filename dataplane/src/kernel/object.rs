@@ -22,8 +22,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("SLUICE_BPF_OBJECT"));
 
 /// The loader borrows the constants that it writes for as long as it lives, so
 /// they stand ready: every endpoint id and uplink number.
-static NUMBERS: [u32; MAX_ENDPOINTS as usize] = {
-    let mut numbers = [0; MAX_ENDPOINTS as usize];
+static NUMBERS: [u32; MAX_ENDPOINTS as usize + 1] = {
+    let mut numbers = [0; MAX_ENDPOINTS as usize + 1];
     let mut n = 0;
     while n < numbers.len() {
         numbers[n] = n as u32;
@@ -46,9 +46,8 @@ pub struct Kernel {
     loader: Mutex<EbpfLoader<'static>>,
     maps: Maps,
     pipeline: String,
-    // Keeps what aya-log reads from.
     #[cfg(feature = "log")]
-    log: Mutex<Ebpf>,
+    logger: Mutex<Option<super::Logger>>,
 }
 
 impl Kernel {
@@ -82,8 +81,15 @@ impl Kernel {
             maps,
             pipeline,
             #[cfg(feature = "log")]
-            log: Mutex::new(object),
+            logger: Mutex::new(Some(super::Logger::open(&mut object)?)),
         })
+    }
+
+    /// What the programs log; the second call gets `None`.
+    #[cfg(feature = "log")]
+    pub fn take_logger(&self) -> Option<super::Logger> {
+        let mut logger = self.logger.lock().unwrap_or_else(PoisonError::into_inner);
+        logger.take()
     }
 
     /// What this kernel can do.

@@ -7,8 +7,9 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     xdp::{XdpLink, XdpMode as AyaMode},
 };
+use clap::ValueEnum;
 use dataplane_ebpf::abi::Direction;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     Kernel,
@@ -22,16 +23,16 @@ use crate::{
     link::Netns,
 };
 
-/// Which XDP mode to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How XDP runs on uplinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpPreference {
-    /// Native where the driver can, else generic.
+    /// In the driver where it can, else in the network stack.
     #[default]
     Auto,
-    /// Native, or an error.
+    /// In the driver or not at all.
     Native,
-    /// Generic: for drivers that reset their link for native XDP.
+    /// In the network stack: for drivers that reset their link for native XDP.
     Generic,
 }
 
@@ -83,7 +84,9 @@ impl Kernel {
             direction: Direction::Egress,
         };
         match settings.mechanism {
-            TcMechanism::Clsact => hook.attach_clsact(netns, program)?,
+            TcMechanism::Clsact => {
+                hook.attach_clsact(netns, program)?;
+            }
             TcMechanism::Tcx => {
                 let pin = self.pins().uplink_egress(uplink);
                 if replace_link(program, &pin).is_err() {

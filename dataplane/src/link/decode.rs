@@ -232,6 +232,12 @@ pub(super) fn decode_nsid(body: &[u8]) -> Result<Option<i32>, Malformed> {
     Err(Malformed)
 }
 
+/// The interface in an `RTM_DELTFILTER` or `RTM_DELQDISC` (`struct tcmsg`, uapi
+/// `linux/rtnetlink.h`: a family, three bytes of padding, the index).
+pub(super) fn decode_tc_ifindex(body: &[u8]) -> Result<u32, Malformed> {
+    i32_at(body, 4).map(i32::cast_unsigned)
+}
+
 /// The error code in an `NLMSG_ERROR` or `NLMSG_DONE`: 0 or a negative errno.
 pub(super) fn decode_error(body: &[u8]) -> Result<i32, Malformed> {
     i32_at(body, 0)

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use ipnet::IpNet;
 
-use super::decode::{AddressMessage, LinkMessage, Malformed, Message, decode_nsid, messages};
+use super::decode::{
+    AddressMessage, LinkMessage, Malformed, Message, decode_nsid, decode_tc_ifindex, messages,
+};
 
 /// A change in one of the namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,11 @@ pub enum LinkChange {
         ifindex: u32,
         /// The address and its prefix length.
         address: IpNet,
+    },
+    /// A TC filter or qdisc was deleted.
+    FilterRemoved {
+        /// The interface that had it.
+        ifindex: u32,
     },
     /// The namespace is gone, and its id may go to another one. The kernel takes the id away before
     /// it deletes the interfaces: no event of theirs comes.
@@ -143,6 +150,10 @@ impl Decoder {
                     _ => LinkChange::AddressRemoved { ifindex, address },
                 };
                 (nsid, change)
+            }
+            libc::RTM_DELTFILTER | libc::RTM_DELQDISC => {
+                let ifindex = decode_tc_ifindex(message.body)?;
+                (nsid, LinkChange::FilterRemoved { ifindex })
             }
             // The id tables of other namespaces are their own business.
             libc::RTM_DELNSID if nsid.is_none() => {

@@ -59,6 +59,7 @@ impl Monitor {
             .map_err(failed("bind"))?;
         for group in [
             libc::RTNLGRP_LINK,
+            libc::RTNLGRP_TC,
             libc::RTNLGRP_IPV4_IFADDR,
             libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_NSID,

@@ -1,0 +1,318 @@
+//! A dataplane that lives in memory.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use dataplane::{
+    agent::{Error, Result},
+    api::{
+        Dataplane,
+        types::{
+            AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
+            Event, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink, UplinkRequest,
+            UplinkStats, XdpMode,
+        },
+    },
+};
+use ipnet::IpNet;
+use tokio::sync::broadcast;
+
+/// Endpoints that fit.
+pub const MAX_ENDPOINTS: usize = 512;
+/// Events that wait for a client before it misses some.
+pub const EVENT_QUEUE: usize = 16;
+
+/// Holds what it is told and counts made-up traffic by the clock.
+pub struct Fake {
+    started: Instant,
+    state: Mutex<State>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct State {
+    endpoints: Vec<Endpoint>,
+    uplinks: Vec<Uplink>,
+    blocks: Vec<IpNet>,
+}
+
+impl Fake {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            state: Mutex::default(),
+            events: broadcast::channel(EVENT_QUEUE).0,
+        }
+    }
+
+    /// Tells the clients that follow; how many there are.
+    pub fn emit(&self, event: Event) -> usize {
+        self.events.send(event).unwrap_or(0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A drop, as the agent would report it.
+pub fn event(psn: u32) -> Event {
+    Event {
+        time: 1_790_000_000.25,
+        endpoint: 0,
+        interface: Some("net1".into()),
+        pod: None,
+        direction: "ingress".into(),
+        kind: "roce".into(),
+        reason: "rnr_nak".into(),
+        ether_type: 0x0800,
+        source: Some([10, 0, 0, 1].into()),
+        destination: Some([10, 0, 0, 2].into()),
+        protocol: 17,
+        source_port: 49152,
+        destination_port: 4791,
+        length: 62,
+        destination_qp: 17,
+        psn,
+    }
+}
+
+impl Dataplane for Fake {
+    fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
+        if request.interface == "lo" {
+            return Err(Error::Invalid("lo: not a pod's interface".into()));
+        }
+        if request.interface == "panic" {
+            panic!("as asked");
+        }
+        let mut state = self.state();
+        if state.endpoints.len() == MAX_ENDPOINTS {
+            return Err(Error::Exhausted(format!(
+                "all {MAX_ENDPOINTS} endpoints are taken; raise max_endpoints"
+            )));
+        }
+        let number = state.endpoints.len() as u32;
+        let endpoint = Endpoint {
+            id: number,
+            netns: request.netns.clone(),
+            netns_inode: 4_026_532_000 + u64::from(number),
+            interface: request.interface.clone(),
+            ifindex: 2,
+            kind: "macvlan".into(),
+            mac: None,
+            addresses: Vec::new(),
+            pod: request.pod.clone(),
+            uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
+            mechanism: TcMechanism::Tcx,
+            health: Health::Attached,
+        };
+        state.endpoints.push(endpoint.clone());
+        Ok(endpoint)
+    }
+
+    fn detach(&self, selector: &EndpointSelector) -> Result<Endpoint> {
+        let mut state = self.state();
+        let position = state.endpoints.iter().position(|e| match selector {
+            EndpointSelector::Id { id } => e.id == *id,
+            EndpointSelector::Interface { netns, interface } => {
+                e.netns == *netns && e.interface == *interface
+            }
+        });
+        match position {
+            Some(position) => Ok(state.endpoints.remove(position)),
+            None => Err(Error::NotFound("no such endpoint".into())),
+        }
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.state().endpoints.clone()
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        let state = self.state();
+        let time_ns = self.started.elapsed().as_nanos() as u64;
+        let ms = time_ns / 1_000_000;
+        Ok(Stats {
+            time_ns,
+            endpoints: state.endpoints.iter().map(|e| traffic(e, ms)).collect(),
+            uplinks: state
+                .uplinks
+                .iter()
+                .map(|u| uplink_traffic(u, ms))
+                .collect(),
+            repairs: 0,
+            faults: BTreeMap::from([("events_throttled".into(), ms / 1000)]),
+        })
+    }
+
+    fn status(&self) -> Result<Status> {
+        let state = self.state();
+        Ok(Status {
+            version: "0.0.0-fake".into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            kernel: "6.18.0".into(),
+            cpus: 2,
+            mechanism: TcMechanism::Tcx,
+            pins: "/sys/fs/bpf/sluice/v1".into(),
+            layout: 1,
+            pipeline: "0123456789abcdef".into(),
+            endpoints: state.endpoints.len() as u32,
+            max_endpoints: MAX_ENDPOINTS as u32,
+            maps: vec![MapStatus {
+                name: "ep_stats".into(),
+                kind: "percpu_array".into(),
+                max_entries: 1024,
+                memory_bytes: 32768,
+            }],
+            memory_bytes: 32768,
+            uplinks: state.uplinks.clone(),
+            problems: Vec::new(),
+        })
+    }
+
+    fn add_uplink(&self, request: &UplinkRequest) -> Result<Uplink> {
+        let mut state = self.state();
+        if state
+            .uplinks
+            .iter()
+            .any(|u| u.interface == request.interface)
+        {
+            return Err(Error::Conflict(format!(
+                "{} is an uplink already",
+                request.interface
+            )));
+        }
+        let uplink = Uplink {
+            id: state.uplinks.len() as u32,
+            interface: request.interface.clone(),
+            ifindex: 3,
+            mac: None,
+            addresses: Vec::new(),
+            host_reach: request.host_reach,
+            xdp: XdpMode::Native,
+            mechanism: TcMechanism::Tcx,
+            health: Health::Attached,
+        };
+        state.uplinks.push(uplink.clone());
+        Ok(uplink)
+    }
+
+    fn remove_uplink(&self, interface: &str) -> Result<Uplink> {
+        let mut state = self.state();
+        let position = state.uplinks.iter().position(|u| u.interface == interface);
+        match position {
+            Some(position) => Ok(state.uplinks.remove(position)),
+            None => Err(Error::NotFound(format!("{interface} is not an uplink"))),
+        }
+    }
+
+    fn uplinks(&self) -> Vec<Uplink> {
+        self.state().uplinks.clone()
+    }
+
+    fn block(&self, cidr: IpNet) -> Result<Block> {
+        self.state().blocks.push(cidr);
+        Ok(Block {
+            cidr,
+            count: Count::default(),
+        })
+    }
+
+    fn unblock(&self, cidr: IpNet) -> Result<Block> {
+        let mut state = self.state();
+        match state.blocks.iter().position(|block| *block == cidr) {
+            Some(position) => Ok(Block {
+                cidr: state.blocks.remove(position),
+                count: packets(7, 64),
+            }),
+            None => Err(Error::NotFound(format!("{cidr} is not blocked"))),
+        }
+    }
+
+    fn blocks(&self) -> Result<Vec<Block>> {
+        let block = |cidr: &IpNet| Block {
+            cidr: *cidr,
+            count: Count::default(),
+        };
+        Ok(self.state().blocks.iter().map(block).collect())
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+}
+
+fn packets(packets: u64, size: u64) -> Count {
+    Count {
+        packets,
+        bytes: packets * size,
+    }
+}
+
+/// What an endpoint has seen `ms` milliseconds after the start: the higher its
+/// id, the more.
+fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
+    let load = u64::from(endpoint.id % 16) + 1;
+    let drop = |reason: &str, packets_: u64| DropCount {
+        direction: "ingress".into(),
+        reason: reason.into(),
+        count: packets(packets_, 60),
+    };
+    let roce = |direction: &str, kind: &str, operation, count| RoceCount {
+        direction: direction.into(),
+        transport: if kind == "cnp" { "cnp" } else { "rc" }.into(),
+        kind: kind.into(),
+        operation,
+        count,
+    };
+    EndpointStats {
+        id: endpoint.id,
+        interface: endpoint.interface.clone(),
+        netns: endpoint.netns.clone(),
+        pod: endpoint.pod.clone(),
+        ingress: packets(ms * load * 3, 900),
+        egress: packets(ms * load, 120),
+        drops: vec![drop("ipv4_truncated", ms * (load % 3) / 100)],
+        roce: vec![
+            roce("ingress", "write", true, packets(ms * load, 1082)),
+            roce("egress", "ack", true, packets(ms * load / 8, 62)),
+            roce("egress", "cnp", true, packets(ms * load / 500, 78)),
+            roce(
+                "ingress",
+                "ce_marked",
+                false,
+                packets(ms * load / 400, 1082),
+            ),
+            roce(
+                "egress",
+                "nak_sequence",
+                false,
+                packets(ms * load / 5000, 62),
+            ),
+            roce("ingress", "gap", false, packets(ms * load / 5000, 1082)),
+        ],
+    }
+}
+
+fn uplink_traffic(uplink: &Uplink, ms: u64) -> UplinkStats {
+    UplinkStats {
+        interface: uplink.interface.clone(),
+        counters: BTreeMap::from([
+            ("received".into(), packets(ms * 50, 900)),
+            ("malformed".into(), packets(ms / 1000, 60)),
+            ("node_to_pod".into(), packets(ms / 10, 98)),
+            ("pod_to_node".into(), packets(ms / 10, 98)),
+            ("neighbor_copied".into(), packets(ms / 2000, 42)),
+        ]),
+        drops: vec![DropCount {
+            direction: "ingress".into(),
+            reason: "block_list".into(),
+            count: packets(ms / 20, 74),
+        }],
+        roce: Vec::new(),
+    }
+}

@@ -1,0 +1,88 @@
+//! What the API and the metrics need of the agent.
+
+use ipnet::IpNet;
+use tokio::sync::broadcast;
+
+use super::types::{
+    AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink, UplinkRequest,
+};
+use crate::agent::{Agent, Result};
+
+/// The operations behind the API. [`Agent`] is the one that touches the
+/// kernel; a test answers from memory, without root. Every method may block.
+pub trait Dataplane: Send + Sync + 'static {
+    /// See [`Agent::attach`].
+    fn attach(&self, request: &AttachRequest) -> Result<Endpoint>;
+    /// See [`Agent::detach`].
+    fn detach(&self, selector: &EndpointSelector) -> Result<Endpoint>;
+    /// See [`Agent::endpoints`].
+    fn endpoints(&self) -> Vec<Endpoint>;
+    /// See [`Agent::stats`].
+    fn stats(&self) -> Result<Stats>;
+    /// See [`Agent::status`].
+    fn status(&self) -> Result<Status>;
+    /// See [`Agent::add_uplink`].
+    fn add_uplink(&self, request: &UplinkRequest) -> Result<Uplink>;
+    /// See [`Agent::remove_uplink`].
+    fn remove_uplink(&self, interface: &str) -> Result<Uplink>;
+    /// See [`Agent::uplinks`].
+    fn uplinks(&self) -> Vec<Uplink>;
+    /// See [`Agent::block`].
+    fn block(&self, cidr: IpNet) -> Result<Block>;
+    /// See [`Agent::unblock`].
+    fn unblock(&self, cidr: IpNet) -> Result<Block>;
+    /// See [`Agent::blocks`].
+    fn blocks(&self) -> Result<Vec<Block>>;
+    /// See [`Agent::events`].
+    fn events(&self) -> broadcast::Receiver<Event>;
+}
+
+impl Dataplane for Agent {
+    fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
+        self.attach(request)
+    }
+
+    fn detach(&self, selector: &EndpointSelector) -> Result<Endpoint> {
+        self.detach(selector)
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.endpoints()
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        self.stats()
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.status()
+    }
+
+    fn add_uplink(&self, request: &UplinkRequest) -> Result<Uplink> {
+        self.add_uplink(request)
+    }
+
+    fn remove_uplink(&self, interface: &str) -> Result<Uplink> {
+        self.remove_uplink(interface)
+    }
+
+    fn uplinks(&self) -> Vec<Uplink> {
+        self.uplinks()
+    }
+
+    fn block(&self, cidr: IpNet) -> Result<Block> {
+        self.block(cidr)
+    }
+
+    fn unblock(&self, cidr: IpNet) -> Result<Block> {
+        self.unblock(cidr)
+    }
+
+    fn blocks(&self) -> Result<Vec<Block>> {
+        self.blocks()
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events()
+    }
+}

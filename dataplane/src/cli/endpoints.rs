@@ -1,0 +1,60 @@
+//! `sluice endpoints`.
+
+use super::table::Table;
+use crate::api::types::{Endpoint, Health, TcMechanism};
+
+/// One line for each endpoint.
+pub(super) fn table(endpoints: &[Endpoint]) -> String {
+    let mut table = Table::new(&[
+        "#ID",
+        "POD",
+        "NETNS",
+        "INTERFACE",
+        "KIND",
+        "MAC",
+        "ADDRESSES",
+        "UPLINK",
+        "TC",
+        "STATE",
+    ]);
+    for endpoint in endpoints {
+        let addresses: Vec<_> = endpoint
+            .addresses
+            .iter()
+            .map(|address| address.addr().to_string())
+            // Every interface has one; it tells nothing.
+            .filter(|address| !address.starts_with("fe80:"))
+            .collect();
+        table.row(vec![
+            endpoint.id.to_string(),
+            endpoint
+                .pod
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            endpoint.netns.to_string(),
+            endpoint.interface.clone(),
+            endpoint.kind.clone(),
+            endpoint.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            addresses.join(","),
+            endpoint.uplink.clone().unwrap_or_default(),
+            mechanism(endpoint.mechanism).into(),
+            health(&endpoint.health),
+        ]);
+    }
+    table.text()
+}
+
+pub(super) fn mechanism(mechanism: TcMechanism) -> &'static str {
+    match mechanism {
+        TcMechanism::Tcx => "tcx",
+        TcMechanism::Clsact => "clsact",
+    }
+}
+
+pub(super) fn health(health: &Health) -> String {
+    match health {
+        Health::Attached => "attached".into(),
+        Health::Lost(reason) => format!("LOST: {reason}"),
+    }
+}

@@ -1,0 +1,97 @@
+//! `sluice events`.
+
+use std::time::Duration;
+
+use super::{Format, Output, print};
+use crate::api::{
+    client::Client,
+    types::{Event, EventLine},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sluice events
+  sluice events --count 1 -o json";
+
+/// Follow drops and RoCE trouble as they happen.
+///
+/// Each endpoint may cause so many events a second (the setting event_rate);
+/// `sluice stats` counts all, also those held back.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Events {
+    /// Stop after so many
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Stop after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<u64>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Events {
+    pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
+        let Some(seconds) = self.duration else {
+            return self.follow(client).await;
+        };
+        tokio::time::timeout(Duration::from_secs(seconds), self.follow(client))
+            .await
+            .unwrap_or(Ok(()))
+    }
+
+    async fn follow(&self, client: &Client) -> anyhow::Result<()> {
+        let mut stream = client.events().await?;
+        let mut left = self.count;
+        while left != Some(0) {
+            let Some(line) = stream.next().await? else {
+                anyhow::bail!("the agent has stopped; start it again to follow on");
+            };
+            match (&line, self.output.output) {
+                (_, Format::Json) => print(&(serde_json::to_string(&line)? + "\n"))?,
+                (EventLine::Event(event), Format::Table) => print(&describe(event))?,
+                (EventLine::Missed { missed }, Format::Table) => {
+                    print(&format!(
+                        "({missed} events missed: this terminal is too slow)\n"
+                    ))?;
+                }
+            }
+            if matches!(line, EventLine::Event(_)) {
+                left = left.map(|left| left - 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One line.
+fn describe(event: &Event) -> String {
+    let seconds_of_day = event.time.rem_euclid(86_400.0);
+    let (hours, minutes, seconds) = (
+        (seconds_of_day / 3600.0) as u32,
+        (seconds_of_day / 60.0) as u32 % 60,
+        seconds_of_day % 60.0,
+    );
+    let owner = match (&event.pod, &event.interface) {
+        (Some(pod), _) => pod.to_string(),
+        (None, Some(interface)) => format!("endpoint {} ({interface})", event.endpoint),
+        (None, None) => format!("endpoint {}", event.endpoint),
+    };
+    let mut text = format!(
+        "{hours:02}:{minutes:02}:{seconds:06.3}Z {owner} {} {} {}",
+        event.direction, event.kind, event.reason
+    );
+    if let (Some(source), Some(destination)) = (event.source, event.destination) {
+        text.push_str(&format!(
+            " {source}:{} -> {destination}:{} protocol {}",
+            event.source_port, event.destination_port, event.protocol
+        ));
+    } else {
+        text.push_str(&format!(" ethertype {:#06x}", event.ether_type));
+    }
+    if event.kind == "roce" {
+        text.push_str(&format!(" qp {} psn {}", event.destination_qp, event.psn));
+    }
+    text.push_str(&format!(" {} bytes\n", event.length));
+    text
+}

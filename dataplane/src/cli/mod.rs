@@ -1,0 +1,186 @@
+//! The command line. Every command but `agent` and `completions` is a client
+//! of the agent's API.
+
+mod agent;
+mod attach;
+mod block;
+mod bpf;
+mod detach;
+mod endpoints;
+mod events;
+mod exit;
+mod stats;
+mod status;
+mod table;
+mod uplink;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::api::client::{Client, DEFAULT_SOCKET};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  no agent answers
+  4  what the request names does not exist
+  5  it contradicts the present state, or another agent runs
+  6  root, or a feature of the kernel or the machine, is missing
+
+Start the agent with `sluice agent`, then register the node's NIC and attach
+pods' interfaces:
+  sluice uplink add eth0
+  sluice attach --netns /run/netns/web net1 --pod default/web-0
+  sluice stats";
+
+/// eBPF dataplane for pods on macvlan, ipvlan and SR-IOV VF interfaces
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// The agent's socket [default: /run/sluice/agent.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "SLUICE_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this node
+    Agent(agent::Agent),
+    /// Attach a pod's interface to the dataplane
+    Attach(attach::Attach),
+    /// Detach an endpoint and forget its counters
+    Detach(detach::Detach),
+    /// Show the state of the agent, its maps and uplinks
+    Status(Output),
+    /// List the endpoints
+    Endpoints(Output),
+    /// Show the counters
+    Stats(Output),
+    /// Follow drops and RoCE trouble as they happen
+    Events(events::Events),
+    /// Print the bpftool commands that show this node's maps and programs
+    Bpf,
+    /// Register the node's NICs
+    #[command(subcommand)]
+    Uplink(uplink::Uplink),
+    /// Drop packets by their source, at the uplinks
+    #[command(subcommand)]
+    Block(block::Block),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: the API's own types
+    Json,
+}
+
+/// The choice of format.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Output {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or what `table` makes of it.
+    fn print<T: Serialize>(
+        self,
+        value: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
+        let text = match self.output {
+            Format::Json => serde_json::to_string_pretty(value)? + "\n",
+            Format::Table => table(value),
+        };
+        print(&text)
+    }
+}
+
+/// Writes to standard output. A reader that has left, such as `head`, is no
+/// failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// Parses the command line and carries it out.
+pub fn main() -> ExitCode {
+    let Cli { socket, command } = Cli::parse();
+    match run(socket, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever the chain of causes.
+            let text = format!("{error:#}").replace('\n', " ");
+            eprintln!("sluice: {text}");
+            exit::code(&error)
+        }
+    }
+}
+
+fn run(socket: Option<PathBuf>, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Agent(agent) => return agent.run(socket),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+            return print(&String::from_utf8(script)?);
+        }
+        _ => {}
+    }
+    let client = Client::new(socket.unwrap_or_else(|| DEFAULT_SOCKET.into()));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(ask(&client, command))
+}
+
+async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Attach(attach) => attach.run(client).await,
+        Command::Detach(detach) => detach.run(client).await,
+        Command::Status(output) => output.print(&client.status().await?, status::table),
+        Command::Endpoints(output) => {
+            output.print(&client.endpoints().await?, |list| endpoints::table(list))
+        }
+        Command::Stats(output) => output.print(&client.stats().await?, stats::table),
+        Command::Events(events) => events.run(client).await,
+        Command::Bpf => print(&bpf::commands(&client.status().await?)),
+        Command::Uplink(uplink) => uplink.run(client).await,
+        Command::Block(block) => block.run(client).await,
+        Command::Agent(_) | Command::Completions { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,236 @@
+//! A real agent, run from the binary under test in a namespace that plays the
+//! node, with pins, records and socket of its own.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{netns::TestNetns, poll::wait_until};
+
+/// The binary under test, from the environment variable `SLUICE_BIN`.
+///
+/// # Errors
+/// The variable is not set: `cargo xtask test` sets it.
+pub fn binary() -> Result<PathBuf> {
+    env::var_os("SLUICE_BIN")
+        .map(PathBuf::from)
+        .context("SLUICE_BIN is not set; run the tests with `cargo xtask test`")
+}
+
+/// An agent of a test, killed and cleaned up when dropped.
+#[derive(Debug)]
+pub struct TestAgent {
+    folder: TempDir,
+    pins: PathBuf,
+    node: String,
+    options: Vec<String>,
+    process: Option<Child>,
+}
+
+impl TestAgent {
+    /// Starts an agent in `node` and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends, or does not answer; the text has its log.
+    pub fn start(node: &TestNetns, options: &[&str]) -> Result<Self> {
+        let mut agent = Self::prepare(node, options)?;
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// An agent that is not started yet.
+    ///
+    /// # Errors
+    /// No temporary folder can be made.
+    pub fn prepare(node: &TestNetns, options: &[&str]) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-test-{}-{number}", std::process::id());
+        Ok(Self {
+            folder: TempDir::new()?,
+            pins: Path::new("/sys/fs/bpf").join(name),
+            node: node.name().to_owned(),
+            options: options.iter().map(ToString::to_string).collect(),
+            process: None,
+        })
+    }
+
+    /// The pins' folder.
+    pub fn pins(&self) -> PathBuf {
+        self.pins.join("v1")
+    }
+
+    /// The folder of its records.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent.sock")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// The command that runs the agent, with all its flags.
+    ///
+    /// # Errors
+    /// The binary is not known.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = self.nsenter(&binary()?);
+        command
+            .arg("agent")
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--state-dir")
+            .arg(self.state())
+            .arg("--bpffs")
+            .arg(&self.pins)
+            .args(&self.options);
+        Ok(command)
+    }
+
+    fn nsenter(&self, program: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.node))
+            .arg(program)
+            // Not what the machine has in /etc and in its environment.
+            .env("SLUICE_CONFIG", "")
+            .env_remove("SLUICE_SOCKET")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the agent, again after [`TestAgent::kill`].
+    ///
+    /// # Errors
+    /// It ends, or does not answer; the text has its log.
+    pub fn restart(&mut self) -> Result<()> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())?;
+        let child = self
+            .command()?
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.process = Some(child);
+        let answered = wait_until("the agent to answer", || {
+            if let Some(child) = &mut self.process
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("the agent ended: {status}");
+            }
+            Ok(self.output(&["status"])?.status.success())
+        });
+        answered.with_context(|| fs::read_to_string(self.log()).unwrap_or_default())
+    }
+
+    /// Kills the agent with SIGKILL; its pins and records stay.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.process.take().context("the agent is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn id(&self) -> Result<u32> {
+        let child = self.process.as_ref();
+        child.map(Child::id).context("the agent is not running")
+    }
+
+    /// Runs a subcommand of the CLI against this agent.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.nsenter(&binary()?);
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        Ok(command.output()?)
+    }
+
+    /// Runs a subcommand that must succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// It fails; the text has its standard error.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.output(arguments)?;
+        ensure!(
+            output.status.success(),
+            "sluice {}: {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a subcommand with `-o json`.
+    ///
+    /// # Errors
+    /// It fails, or prints no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&self.run(&all)?)?)
+    }
+
+    /// Attaches an interface; returns its endpoint id.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn attach(&self, netns: &TestNetns, interface: &str) -> Result<u64> {
+        let endpoint = self.json(&["attach", "--netns", netns.name(), interface])?;
+        endpoint["id"].as_u64().context("endpoint without id")
+    }
+
+    /// One endpoint's counters.
+    ///
+    /// # Errors
+    /// There is no such endpoint.
+    pub fn stats(&self, endpoint: u64) -> Result<Value> {
+        let stats = self.json(&["stats"])?;
+        let endpoints = stats["endpoints"].as_array().context("no endpoints")?;
+        let found = endpoints.iter().find(|stats| stats["id"] == endpoint);
+        found.cloned().context("no such endpoint")
+    }
+
+    /// What the agent has logged.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the agent\n{}", self.log_text());
+            if let Ok(stats) = self.run(&["stats", "-o", "json"]) {
+                eprintln!("--- its counters\n{stats}");
+            }
+        }
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.pins);
+    }
+}

@@ -1,0 +1,77 @@
+//! A node with macvlan pods and another machine, out of namespaces.
+
+use anyhow::Result;
+
+use crate::netns::{TestNetns, output};
+
+/// The node's uplink.
+pub const UPLINK: &str = "up0";
+/// A pod's interface.
+pub const POD_INTERFACE: &str = "net1";
+/// The node's addresses.
+pub const NODE: [&str; 2] = ["10.78.0.1", "fd78::1"];
+/// Another machine's addresses, beyond the uplink.
+pub const MACHINE: [&str; 2] = ["10.78.0.254", "fd78::254"];
+
+/// A namespace that plays the node, with an uplink to one that plays another
+/// machine, and macvlan pods.
+#[derive(Debug)]
+pub struct TestNode {
+    /// The node.
+    pub node: TestNetns,
+    /// The other machine; its interface is `eth0`.
+    pub machine: TestNetns,
+    /// The pods.
+    pub pods: Vec<TestNetns>,
+}
+
+impl TestNode {
+    /// Makes a node with so many pods on macvlan in bridge mode.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn new(pods: usize) -> Result<Self> {
+        let node = TestNetns::new()?;
+        let machine = TestNetns::new()?;
+        node.add_veth(UPLINK, &machine, "eth0")?;
+        add_addresses(&node, UPLINK, NODE)?;
+        add_addresses(&machine, "eth0", MACHINE)?;
+        let mut this = Self {
+            node,
+            machine,
+            pods: Vec::new(),
+        };
+        for number in 0..pods {
+            let pod = TestNetns::new()?;
+            this.node
+                .add_macvlan(UPLINK, &pod, POD_INTERFACE, "bridge")?;
+            let [v4, v6] = addresses(number);
+            add_addresses(&pod, POD_INTERFACE, [&v4, &v6])?;
+            this.pods.push(pod);
+        }
+        Ok(this)
+    }
+}
+
+/// A pod's addresses, by its place in [`TestNode::pods`].
+pub fn addresses(pod: usize) -> [String; 2] {
+    [
+        format!("10.78.0.{}", 11 + pod),
+        format!("fd78::{}", 11 + pod),
+    ]
+}
+
+fn add_addresses(netns: &TestNetns, interface: &str, [v4, v6]: [&str; 2]) -> Result<()> {
+    netns.add_address(interface, &format!("{v4}/24"))?;
+    netns.add_address(interface, &format!("{v6}/64"))
+}
+
+/// Whether `to` answers a ping from `from`.
+///
+/// # Errors
+/// `ping` cannot be run.
+pub fn pings(from: &TestNetns, to: &str) -> Result<bool> {
+    let mut command = from.command("ping");
+    command.args(["-c", "1", "-W", "1", to]);
+    Ok(output(&mut command).is_ok())
+}
