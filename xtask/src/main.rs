@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod ci;
+mod demo;
 mod exec;
 mod object;
 mod setup;
@@ -28,6 +29,8 @@ enum Command {
     Setup(setup::Setup),
     /// Build the eBPF object and the sluice binary
     Build(build::Build),
+    /// See Sluice at work: real pods and traffic in network namespaces (needs root)
+    Demo(demo::Demo),
     /// Run every test (needs root)
     Test(test::Test),
     /// Check formatting and lints
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(command) => command.run(),
         Command::Build(command) => command.run(),
+        Command::Demo(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Check => check::run(),
         Command::Ci => ci::run(),

@@ -54,6 +54,11 @@ impl Agent {
         self.folder.join("agent.sock")
     }
 
+    /// The folder that holds `sluice`.
+    pub(super) fn program_folder(&self) -> &Path {
+        self.sluice.parent().unwrap_or(&self.sluice)
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("agent.log")
     }
@@ -97,7 +102,10 @@ impl Agent {
             if let Some(child) = &mut self.child
                 && let Some(status) = child.try_wait()?
             {
-                bail!("the agent ended: {status}; its last words:\n{}", self.last_words());
+                bail!(
+                    "the agent ended: {status}; its last words:\n{}",
+                    self.last_words()
+                );
             }
             // An agent killed before may have left its socket, on which nobody answers.
             Ok(self
@@ -123,7 +131,10 @@ impl Agent {
             return Ok(());
         };
         if let Some(status) = child.try_wait()? {
-            bail!("the agent ended: {status}; its last words:\n{}", self.last_words());
+            bail!(
+                "the agent ended: {status}; its last words:\n{}",
+                self.last_words()
+            );
         }
         child.kill().context("cannot kill the agent")?;
         child.wait().context("cannot wait for the agent")?;
@@ -149,6 +160,23 @@ impl Agent {
         exec::capture(&mut self.client(words))
     }
 
+    /// Starts `sluice events` in the background.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn follow_events(&self) -> Result<Follower> {
+        let path = self.folder.join("events");
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let child = self
+            .client("events")
+            .stdin(Stdio::null())
+            .stdout(file)
+            .spawn()
+            .context("cannot start `sluice events`")?;
+        Ok(Follower { child, path })
+    }
+
     /// What `sluice` answers as JSON.
     ///
     /// # Errors
@@ -170,6 +198,34 @@ impl Drop for Agent {
         }
         remove(&self.bpffs);
         remove(&self.folder);
+    }
+}
+
+/// A `sluice events` in the background; ends when dropped.
+pub(super) struct Follower {
+    child: Child,
+    path: PathBuf,
+}
+
+impl Follower {
+    /// What it has printed so far.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(super) fn text(&mut self) -> Result<String> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("`sluice events` ended: {status}");
+        }
+        fs::read_to_string(&self.path)
+            .with_context(|| format!("cannot read {}", self.path.display()))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

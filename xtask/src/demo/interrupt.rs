@@ -27,6 +27,11 @@ pub(super) fn request() {
     REQUESTED.store(true, Ordering::Relaxed);
 }
 
+/// Forgets that somebody asked.
+pub(super) fn clear() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}
+
 /// Whether somebody asked.
 pub(super) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)

@@ -17,7 +17,7 @@ pub(super) struct Stats {
     pub(super) time_ns: u64,
     pub(super) endpoints: Vec<EndpointStats>,
     pub(super) uplinks: Vec<UplinkStats>,
-    pub(super) faults: BTreeMap<String, u64>,
+    faults: BTreeMap<String, u64>,
 }
 
 /// Counters of one endpoint.
@@ -34,7 +34,7 @@ pub(super) struct EndpointStats {
 }
 
 /// A Kubernetes pod.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 pub(super) struct PodName {
     pub(super) namespace: String,
     pub(super) name: String,
@@ -62,11 +62,26 @@ pub(super) struct RoceCount {
 /// Counters of one uplink.
 #[derive(Clone, Deserialize)]
 pub(super) struct UplinkStats {
-    pub(super) counters: BTreeMap<String, Count>,
-    pub(super) drops: Vec<DropCount>,
+    pub(super) interface: String,
+    counters: BTreeMap<String, Count>,
+}
+
+impl UplinkStats {
+    /// One of its counters, such as `received` or `node_to_pod`.
+    pub(super) fn counter(&self, name: &str) -> Count {
+        self.counters.get(name).copied().unwrap_or_default()
+    }
 }
 
 impl Stats {
+    /// Something that makes another number incomplete: its name and how often it happened.
+    pub(super) fn fault(&self) -> Option<(&str, u64)> {
+        let mut faults = self.faults.iter();
+        faults
+            .find(|(_, count)| **count > 0)
+            .map(|(name, count)| (name.as_str(), *count))
+    }
+
     /// The counters of a pod of the demo, `red` for one.
     pub(super) fn pod(&self, name: &str) -> Option<&EndpointStats> {
         self.endpoints
@@ -121,8 +136,16 @@ pub(super) struct Endpoint {
     pub(super) id: u32,
     pub(super) interface: String,
     pub(super) kind: String,
-    pub(super) mechanism: String,
+    #[serde(default)]
+    pub(super) pod: Option<PodName>,
     pub(super) state: String,
+}
+
+impl Endpoint {
+    /// The pod's name in its namespace, when known.
+    pub(super) fn pod_name(&self) -> Option<&str> {
+        self.pod.as_ref().map(|pod| pod.name.as_str())
+    }
 }
 
 /// `sluice status`.

@@ -102,10 +102,7 @@ impl Namespace {
     /// # Errors
     /// It fails.
     pub(super) fn ip(&self, words: &str) -> Result<String> {
-        exec::capture(
-            ip().args(["-n", &self.name])
-                .args(words.split_whitespace()),
-        )
+        exec::capture(ip().args(["-n", &self.name]).args(words.split_whitespace()))
     }
 
     /// Sets a sysctl by its path below `/proc/sys/net`.
@@ -130,9 +127,7 @@ impl Drop for Namespace {
 /// A program of the system, in a process group of its own: Ctrl-C is for the demo to deal with.
 pub(super) fn tool(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    command
-        .env("PATH", exec::path_with(None))
-        .process_group(0);
+    command.env("PATH", exec::path_with(None)).process_group(0);
     command
 }
 

@@ -7,8 +7,13 @@ use std::{
 
 use super::interrupt;
 
-/// Columns that every line fits into.
-pub(super) const WIDTH: usize = 100;
+/// Columns of the terminal; where there is none, lines may be of any length.
+fn width() -> usize {
+    if !is_terminal() {
+        return usize::MAX;
+    }
+    terminal_size::terminal_size().map_or(80, |(width, _)| width.0.into())
+}
 
 /// Whether standard output is a terminal that can move its cursor.
 pub(super) fn is_terminal() -> bool {
@@ -84,16 +89,34 @@ pub(super) fn good(text: &str) {
     line(&format!("  {}  {text}", paint(Style::Green, "✓")));
 }
 
-/// What a command printed: at most `limit` lines of it, cut at the screen's width.
+/// What a command printed: at most `limit` lines of it, cut at the terminal's width.
 pub(super) fn output(text: &str, limit: usize) {
     let lines: Vec<_> = text.lines().collect();
     for text in lines.iter().take(limit) {
-        line(&format!("     {}", cut(text, WIDTH - 5)));
+        line(&fit(&format!("     {text}")));
     }
     if lines.len() > limit {
         let more = format!("     ... {} more lines", lines.len() - limit);
         line(&paint(Style::Dim, &more));
     }
+}
+
+/// A line whose end matters as much as its start: where it is too long, its middle is left out.
+pub(super) fn ends(text: &str) {
+    let text = format!("     {text}");
+    let (width, length) = (width(), text.chars().count());
+    if length <= width {
+        return line(&text);
+    }
+    let half = width / 2;
+    let head = text.chars().take(half.saturating_sub(1));
+    let tail = text.chars().skip(length - (width - half));
+    line(&head.chain(['…']).chain(tail).collect::<String>());
+}
+
+/// As much of a line as the terminal is wide.
+pub(super) fn fit(text: &str) -> String {
+    cut(text.trim_end(), width())
 }
 
 /// The text's first `width` characters, with a mark where something is missing.

@@ -1,11 +1,17 @@
 //! What the demo plays on: a node with an uplink, three pods, and another machine, each a network
 //! namespace, laid out as Multus does it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt::Display,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use anyhow::Result;
 
 use super::netns::Namespace;
+
+/// What the namespaces' names end in.
+pub(super) const ROLES: [&str; 5] = ["fabric", "node", "red", "blue", "green"];
 
 /// The node's interface to the fabric.
 pub(super) const UPLINK: &str = "up0";
@@ -80,12 +86,7 @@ impl Topology {
             node: namespace("node")?,
             red: pod("red", "net1", Ipv4Addr::new(10, 77, 0, 11), fast(0x11))?,
             blue: pod("blue", "net1", Ipv4Addr::new(10, 77, 0, 12), fast(0x12))?,
-            green: pod(
-                "green",
-                "eth0",
-                Ipv4Addr::new(10, 77, 1, 13),
-                cluster(0x13),
-            )?,
+            green: pod("green", "eth0", Ipv4Addr::new(10, 77, 1, 13), cluster(0x13))?,
         };
         topology.wire_fabric()?;
         topology.wire_macvlan(&topology.red)?;
@@ -163,29 +164,22 @@ impl Topology {
     }
 
     /// A picture of it, with what is where.
-    pub(super) fn picture(&self) -> String {
-        let Self { red, blue, green, .. } = self;
-        format!(
-            "\
-   pod red              pod blue             pod green
-   net1, macvlan        net1, macvlan        eth0, veth
-   {r4: <20} {b4: <20} {g4}
-   {r6: <20} {b6: <20} {g6}
-     │                    │                    │
-   ┌─┴────────────────────┴────┐             ┌─┴─────┐
-   │ uplink {UPLINK}: {n4}     ├─── node ────┤ green │   green reaches the others
-   └─┬─────────────────────────┘             └───────┘   through the node
-     │
-   fabric: another machine, {f4}",
-            r4 = red.v4,
-            r6 = red.v6,
-            b4 = blue.v4,
-            b6 = blue.v6,
-            g4 = green.v4,
-            g6 = green.v6,
-            n4 = NODE_V4,
-            f4 = FABRIC_V4,
-        )
+    pub(super) fn picture(&self) -> Vec<String> {
+        let columns =
+            |cells: [&dyn Display; 3]| format!("     {:<21}{:<21}{}", cells[0], cells[1], cells[2]);
+        let Self {
+            red, blue, green, ..
+        } = self;
+        vec![
+            columns([&"pod red", &"pod blue", &"pod green"]),
+            columns([&"net1 (macvlan)", &"net1 (macvlan)", &"eth0 (veth)"]),
+            columns([&red.v4, &blue.v4, &green.v4]),
+            columns([&red.v6, &blue.v6, &green.v6]),
+            "  ┌────┴────────────────────┴─────┐         ┌────┴─────┐".into(),
+            format!("  │ {UPLINK}, the uplink: {NODE_V4:<12} ├── node ─┤ routed   │"),
+            "  └────┬──────────────────────────┘         └──────────┘".into(),
+            format!("     fabric (another machine): {FABRIC_V4}"),
+        ]
     }
 }
 

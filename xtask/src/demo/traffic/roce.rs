@@ -16,11 +16,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt::Ipv4Tos};
 
+use self::opcode::Opcode;
 use super::{Flow, udp::receive};
-use crate::demo::{
-    topology::{self, Pod},
-    traffic::roce::opcode::Opcode,
-};
+use crate::demo::topology::{self, Pod};
 
 /// UDP destination port (IANA).
 const PORT: u16 = 4791;
@@ -34,6 +32,16 @@ const CE: i32 = 0b11;
 /// Opcodes of a reliable connection, with the name that Sluice counts each under.
 mod opcode {
     pub(super) type Opcode = (u8, &'static str);
+    /// Names that are marks of a packet besides its operation, or no packets at all.
+    pub(super) const MARKS: [&str; 7] = [
+        "ce_marked",
+        "rnr_nak",
+        "nak_sequence",
+        "nak_remote_access",
+        "duplicate",
+        "gap",
+        "missing",
+    ];
     pub(super) const SEND_FIRST: Opcode = (0x00, "send");
     pub(super) const SEND_LAST: Opcode = (0x02, "send");
     pub(super) const SEND_ONLY: Opcode = (0x04, "send");
@@ -72,7 +80,15 @@ impl Ledger {
 
     /// Kind, packets of the requester, packets of the responder.
     pub(in crate::demo) fn rows(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        self.0.iter().map(|(kind, [there, back])| (*kind, *there, *back))
+        self.0
+            .iter()
+            .map(|(kind, [there, back])| (*kind, *there, *back))
+    }
+
+    /// The rows that are operations: each packet is in exactly one.
+    pub(in crate::demo) fn operations(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        self.rows()
+            .filter(|(kind, ..)| !opcode::MARKS.contains(kind))
     }
 
     /// Adds another's entries.
@@ -229,7 +245,8 @@ impl Conversation {
         for _ in 0..=lost {
             self.request(opcode::SEND_ONLY, &[], 256)?;
         }
-        self.ledger.add("duplicate", From::Requester, u64::from(lost) + 1);
+        self.ledger
+            .add("duplicate", From::Requester, u64::from(lost) + 1);
         self.acknowledge(syndrome::ACK, 1)
     }
 
@@ -323,7 +340,10 @@ mod tests {
         assert_eq!(packet(opcode::CNP, 5, 0, &[0; 16], 0).len() + 28, 60);
         let read = packet(opcode::READ_REQUEST, 0x0012_3456, 7, &reth(4096), 0);
         assert_eq!(read.len(), 12 + 16 + 4);
-        assert_eq!(read[..12], [0x0c, 0, 0xff, 0xff, 0, 0x12, 0x34, 0x56, 0, 0, 0, 7]);
+        assert_eq!(
+            read[..12],
+            [0x0c, 0, 0xff, 0xff, 0, 0x12, 0x34, 0x56, 0, 0, 0, 7]
+        );
         assert_eq!(read[24..28], [0, 0, 0x10, 0]);
     }
 
