@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod ci;
+mod demo;
 mod exec;
 mod object;
 mod setup;
@@ -29,6 +30,8 @@ enum Command {
     Setup(setup::Setup),
     /// Build the eBPF object and the sluice binary
     Build(build::Build),
+    /// See Sluice at work: real pods and traffic in network namespaces (needs root)
+    Demo(demo::Demo),
     /// Run every test (needs root)
     Test(test::Test),
     /// Measure Sluice on this machine (needs root); all benchmarks write docs/benchmarks.md
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(command) => command.run(),
         Command::Build(command) => command.run(),
+        Command::Demo(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Check => check::run(),
