@@ -11,3 +11,8 @@
 pub mod abi;
 pub mod parse;
 pub mod roce;
+
+// Shared with the integration tests, so that both meet the same packets.
+#[cfg(test)]
+#[path = "../../tests/src/packets/mod.rs"]
+pub mod packets;
