@@ -100,8 +100,7 @@ impl Chain {
         let replies = self.del_replies(sandbox, call, added)?;
         replies
             .iter()
-            .map(|reply| reply.result().map(drop))
-            .collect()
+            .try_for_each(|reply| reply.result().map(drop))
     }
 
     /// As [`Chain::del`], with each plugin's answer.
