@@ -22,8 +22,8 @@ impl Folder {
         Self(PathBuf::from("/sys/fs/bpf").join(name))
     }
 
-    fn open(&self, sizes: Sizes) -> Kernel {
-        Kernel::open(Features::detect().unwrap(), Pins::new(&self.0), sizes).unwrap()
+    fn open(&self, sizes: Sizes) -> Result<Kernel, KernelError> {
+        Kernel::open(Features::detect()?, Pins::new(&self.0), sizes)
     }
 }
 
@@ -51,7 +51,7 @@ fn small() -> Sizes {
 #[test]
 fn a_policy_is_what_was_written_and_is_looked_up_by_its_longest_prefix() {
     let folder = Folder::new();
-    let kernel = folder.open(small());
+    let kernel = folder.open(small()).unwrap();
     let maps = kernel.maps().policy();
     let mut entries = vec![
         (PolicyKey::all(identity::ANY), rule(1)),
@@ -102,7 +102,7 @@ fn a_policy_is_what_was_written_and_is_looked_up_by_its_longest_prefix() {
 fn slots_share_a_policy_and_outlive_the_agent() {
     let folder = Folder::new();
     let id = {
-        let kernel = folder.open(small());
+        let kernel = folder.open(small()).unwrap();
         let maps = kernel.maps().policy();
         let policy = maps
             .create_policy(&[(PolicyKey::all(WEB), rule(7))], 10)
@@ -114,7 +114,7 @@ fn slots_share_a_policy_and_outlive_the_agent() {
         policy.id()
     };
     // Opened anew, from the pins alone.
-    let kernel = folder.open(small());
+    let kernel = folder.open(small()).unwrap();
     let maps = kernel.maps().policy();
     let adopted = maps
         .open_policy_slot(2, Direction::Ingress)
@@ -151,7 +151,7 @@ fn slots_share_a_policy_and_outlive_the_agent() {
 #[test]
 fn identities_are_exact_before_longest() {
     let folder = Folder::new();
-    let kernel = folder.open(small());
+    let kernel = folder.open(small()).unwrap();
     let maps = kernel.maps().policy();
     let cidr = |text: &str| IdentityPrefix::Cidr(text.parse().unwrap());
     let address = |text: &str| IdentityPrefix::Address(text.parse().unwrap());
@@ -203,7 +203,7 @@ fn identities_are_exact_before_longest() {
 #[test]
 fn an_endpoint_is_changed_in_place_and_forgotten_whole() {
     let folder = Folder::new();
-    let kernel = folder.open(small());
+    let kernel = folder.open(small()).unwrap();
     let maps = kernel.maps();
     let policy = maps.policy().create_policy(&[], 0).unwrap();
     maps.policy()
@@ -230,7 +230,7 @@ fn an_endpoint_is_changed_in_place_and_forgotten_whole() {
 #[test]
 fn bpftool_shows_a_policy_by_field_names() {
     let folder = Folder::new();
-    let kernel = folder.open(small());
+    let kernel = folder.open(small()).unwrap();
     let policy = kernel
         .maps()
         .policy()
