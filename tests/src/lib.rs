@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 pub mod agent;
+pub mod cni;
 pub mod harness;
 pub mod netns;
 pub mod node;
