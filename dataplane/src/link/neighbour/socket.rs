@@ -52,9 +52,8 @@ impl PacketSocket {
         let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, flags, 0) })
             .map_err(|errno| ("open, which needs CAP_NET_RAW", errno.into()))?;
         // SAFETY: the descriptor was just opened and is nobody else's.
-        let socket = Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-        };
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = Self { fd: owned };
         // SAFETY: all zeros is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
