@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 pub mod agent;
+pub mod cni;
 pub mod counters;
 pub mod harness;
 pub mod model;
