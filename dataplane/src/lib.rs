@@ -13,3 +13,4 @@ mod http;
 pub mod kernel;
 pub mod link;
 pub mod metrics;
+pub mod policy;
