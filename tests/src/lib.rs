@@ -4,5 +4,7 @@ pub mod agent;
 pub mod harness;
 pub mod netns;
 pub mod node;
+pub mod packets;
 pub mod poll;
 pub mod traffic;
+pub mod wire;

@@ -84,7 +84,10 @@ fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
         | AddWatchFlags::IN_DELETE_SELF
         | AddWatchFlags::IN_MOVE_SELF;
     inotify.add_watch(path, changes | AddWatchFlags::IN_ONLYDIR)?;
-    AsyncFd::new(OwnedFd::from(inotify))
+    // SAFETY: the descriptor is owned, always the same, and lives in the
+    // `AsyncFd`, which alone can close it.
+    let events = unsafe { AsyncFd::register(OwnedFd::from(inotify)) };
+    events.map_err(|error| error.into_parts().1)
 }
 
 /// Waits for events and throws them away: what changed is seen by looking.

@@ -179,7 +179,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_none<E>(self) -> Result<Node, E> {
-        self.visit_unit()
+        Ok(Node::Scalar(Value::Null))
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
