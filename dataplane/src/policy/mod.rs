@@ -8,5 +8,6 @@
 //! tables back.
 
 
+pub mod compile;
 pub mod model;
 pub mod source;

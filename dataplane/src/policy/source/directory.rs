@@ -331,8 +331,8 @@ mod tests {
         folder.restart();
         assert_eq!(folder.scan(), (vec!["one=x".into()], vec![refusal]));
 
-        folder.write("a.yaml", &namespace("one", "y"));
-        assert_eq!(folder.scan(), (vec!["one=y".into()], vec![]));
+        folder.write("a.yaml", &namespace("one", "z"));
+        assert_eq!(folder.scan(), (vec!["one=z".into()], vec![]));
         fs::remove_file(folder.root.path().join("in/a.yaml")).unwrap();
         assert_eq!(folder.scan(), (vec![], vec![]));
         folder.restart();
@@ -360,7 +360,7 @@ mod tests {
         let two = namespace("one", "x") + "---\n" + &namespace("two", "x");
         folder.write("a.yaml", &two);
         let before = folder.directory.scan().unwrap().model;
-        folder.write("a.yaml", &two.replacen("a: x", "a: y", 1));
+        folder.write("a.yaml", &two.replacen("a: x", "a: z", 1));
         let after = folder.directory.scan().unwrap().model;
         let same = |name: &str| Arc::ptr_eq(&before.namespaces[name], &after.namespaces[name]);
         assert!(!same("one"));

@@ -28,9 +28,9 @@ pub(super) struct Metadata {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PolicyManifest {
-    #[serde(rename = "apiVersion")]
+    #[serde(default, rename = "apiVersion")]
     _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
+    #[serde(default, rename = "kind")]
     _kind: IgnoredAny,
     pub metadata: Metadata,
     #[serde(default)]

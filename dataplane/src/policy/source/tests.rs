@@ -21,8 +21,8 @@ fn with_spec(spec: &str) -> String {
 #[test]
 fn what_the_api_refuses_is_refused_with_its_line() {
     for (spec, expected) in [
-        ("{podSelector: {}, ingres: []}", "spec: unknown field `ingres`, expected one of"),
-        ("{ingress: [{to: []}]}", "spec.ingress[0]: unknown field `to`, expected `from` or `ports`"),
+        ("{podSelector: {}, ingres: []}", "spec.ingres: unknown field `ingres`, expected one of"),
+        ("{ingress: [{to: []}]}", "spec.ingress[0].to: unknown field `to`, expected `from` or `ports`"),
         ("{policyTypes: [ingress]}", "spec.policyTypes[0]: unknown variant `ingress`"),
         ("{ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]: names no peer;"),
         (
@@ -141,14 +141,14 @@ fn both_versions_of_multi_network_policies_are_read_alike() {
 kind: MultiNetworkPolicy
 metadata:
   name: p
-  namespace: n
+  namespace: home
   annotations: {{k8s.v1.cni.cncf.io/policy-for: ' a, other/b ,'}}
 spec:
   podSelector: {{}}
   ingress: [{{ports: [{{port: 80, endPort: 90}}]}}]"
         );
         let policy = policy(&text);
-        assert_eq!(policy.scope.to_string(), "n/a,other/b");
+        assert_eq!(policy.scope.to_string(), "home/a,other/b");
         let ports = &policy.ingress.unwrap()[0].ports;
         let (first, last) = (80, 90);
         assert_eq!(*ports, [Port::Range(Protocol::Tcp, PortRange { first, last })]);

@@ -70,7 +70,7 @@ pub fn read<T: DeserializeOwned>(located: &Located) -> Result<T, Refused> {
     serde_path_to_error::deserialize(located.value()).map_err(|error| {
         let reason = one_line(&error.inner().to_string());
         let path: Vec<_> = error.path().iter().cloned().collect();
-        let line = located.line_of(&path, &reason);
+        let line = located.line_of(&path);
         let reason = match error.path().to_string() {
             path if path == "." => reason,
             path => format!("{path}: {reason}"),
@@ -125,24 +125,19 @@ impl Located {
         }
     }
 
-    /// The line that a path leads to, as far as it leads; an unknown field is
-    /// named in the objection only.
-    fn line_of(&self, path: &[Segment], objection: &str) -> usize {
+    /// The line that a path leads to, as far as it leads.
+    fn line_of(&self, path: &[Segment]) -> usize {
         let inner = match (path.split_first(), &self.node) {
             (Some((Segment::Seq { index }, rest)), Node::List(items)) => {
-                items.get(*index).map(|item| item.line_of(rest, objection))
+                items.get(*index).map(|item| item.line_of(rest))
             }
             (Some((Segment::Map { key }, rest)), Node::Map(entries)) => entries
                 .iter()
                 .find(|(name, _, _)| name == key)
                 .map(|(_, line, value)| match (rest, &value.node) {
                     ([], Node::Scalar(_)) => *line,
-                    _ => value.line_of(rest, objection),
+                    _ => value.line_of(rest),
                 }),
-            (None, Node::Map(entries)) => entries
-                .iter()
-                .find(|(name, _, _)| objection.starts_with(&format!("unknown field `{name}`")))
-                .map(|(_, line, _)| *line),
             _ => None,
         };
         inner.unwrap_or(self.line)
@@ -262,7 +257,7 @@ mod tests {
             ("list:\n- 1\n- 300\n", "line 3: list[1]: invalid value"),
             (
                 "list: []\ninner:\n  list: []\n  lists: 1\n",
-                "line 4: inner: unknown field `lists`",
+                "line 4: inner.lists: unknown field `lists`",
             ),
             (
                 "---\nlist: []\n---\n# second\nlist: text\n",
@@ -270,7 +265,7 @@ mod tests {
             ),
             ("inner: null\n", "line 1: missing field `list`"),
             ("list: []\nlist: []\n", "line 2: duplicate mapping key: list"),
-            ("list: [1\n", "line 2: "),
+            ("list: [1\n", "line 1: unclosed bracket"),
             ("list:\n\t- 1\n", "line 2: tabs disallowed"),
         ] {
             let refusal = refusal(text);
