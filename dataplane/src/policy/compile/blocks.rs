@@ -45,16 +45,18 @@ impl Blocks {
     ) -> Self {
         let mut edges = BTreeMap::<IpNet, Edges>::new();
         for (number, (term, block)) in blocks.enumerate() {
-            edges.entry(block.cidr).or_default().starts.push((number, term));
+            edges
+                .entry(block.cidr)
+                .or_default()
+                .starts
+                .push((number, term));
             for inner in &block.except {
                 edges.entry(*inner).or_default().stops.push((number, term));
             }
         }
         // IPv4 lies inside of IPv6 where addresses are looked up; no IPv6
         // prefix may be found for it.
-        let around_ipv4 = |cidr: &IpNet| {
-            matches!(cidr, IpNet::V6(v6) if v6.prefix_len() < 96 && v6.contains(&MAPPED))
-        };
+        let around_ipv4 = |cidr: &IpNet| matches!(cidr, IpNet::V6(v6) if v6.prefix_len() < 96 && v6.contains(&MAPPED));
         if edges.keys().any(around_ipv4) {
             edges.entry(Ipv4Net::default().into()).or_default();
         }
@@ -117,10 +119,8 @@ impl Blocks {
 }
 
 /// Where IPv4 lies in IPv6 (RFC 4291 section 2.5.5.2).
-const MAPPED: Ipv6Net = Ipv6Net::new_assert(
-    std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0),
-    96,
-);
+const MAPPED: Ipv6Net =
+    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
 /// The blocks that hold at the present prefix.
 #[derive(Default)]

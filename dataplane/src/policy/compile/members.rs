@@ -67,15 +67,15 @@ fn changed_pods<'a>(before: &'a Model, now: &'a Model) -> HashSet<&'a PodName> {
 }
 
 fn enter(model: &Model, term: &Term, name: &PodName, pod: &Pod, members: &mut Members) {
-        let addresses = match model.namespaces.get(&name.namespace) {
-            Some(labels) => term.addresses(name, pod, labels),
-            // A source need not tell of namespaces; each has its name as label.
-            None => {
-                let label = (NAMESPACE_NAME_LABEL.to_owned(), name.namespace.clone());
-                term.addresses(name, pod, &Labels::from([label]))
-            }
-        };
-        if !addresses.is_empty() {
-            members.insert(name.clone(), addresses);
+    let addresses = match model.namespaces.get(&name.namespace) {
+        Some(labels) => term.addresses(name, pod, labels),
+        // A source need not tell of namespaces; each has its name as label.
+        None => {
+            let label = (NAMESPACE_NAME_LABEL.to_owned(), name.namespace.clone());
+            term.addresses(name, pod, &Labels::from([label]))
         }
+    };
+    if !addresses.is_empty() {
+        members.insert(name.clone(), addresses);
+    }
 }

@@ -27,8 +27,8 @@ use blocks::{Blocks, Class, TermId};
 use dataplane_ebpf::abi::Direction;
 use ipnet::IpNet;
 use members::Memberships;
-use number::Identities;
 pub use number::FIRST_COMPILED;
+use number::Identities;
 pub use ports::Ports;
 use prepare::Preparation;
 pub use rules::{RuleName, RuleNumbers};
@@ -142,12 +142,7 @@ impl Compiler {
 
     /// Compiles `model` for these endpoints; `node` are the node's own
     /// addresses.
-    pub fn compile(
-        &mut self,
-        model: &Model,
-        endpoints: &[Endpoint],
-        node: &[IpAddr],
-    ) -> Compiled {
+    pub fn compile(&mut self, model: &Model, endpoints: &[Endpoint], node: &[IpAddr]) -> Compiled {
         let mut prepared = Preparation::new(model, &mut self.rules, self.settings.every_network);
         let selected: Vec<_> = endpoints
             .iter()
@@ -185,7 +180,9 @@ impl Compiler {
         let endpoints = selected.into_iter().map(|(endpoint, selection, rules)| {
             let [ingress, egress] = rules.map(&mut table);
             let (state, policies) = match selection {
-                Selection::Unknown(reason) => (self.settings.unknown_state(endpoint, reason), vec![]),
+                Selection::Unknown(reason) => {
+                    (self.settings.unknown_state(endpoint, reason), vec![])
+                }
                 Selection::Known { policies, .. } => {
                     let names = policies.into_iter().map(|(name, _)| name.clone());
                     (State::Known, names.collect())

@@ -92,6 +92,8 @@ impl RuleNumbers {
     /// All of them.
     pub fn all(&self) -> BTreeMap<u32, RuleName> {
         let numbers = self.numbers.iter();
-        numbers.map(|(rule, number)| (*number, rule.clone())).collect()
+        numbers
+            .map(|(rule, number)| (*number, rule.clone()))
+            .collect()
     }
 }

@@ -13,8 +13,8 @@ pub use network::{NetworkName, Scope};
 pub use peer::{Block, Namespaces, Peer};
 pub use pod::{Attachment, ContainerPort, Pod};
 pub use port::{Port, PortRange, Protocol};
-use serde::{Deserialize, Serialize};
 pub use selector::{Labels, Requirement, Selector};
+use serde::{Deserialize, Serialize};
 
 pub use crate::api::types::PodName;
 

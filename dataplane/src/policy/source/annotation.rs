@@ -25,7 +25,10 @@ pub(super) fn policy_for(
     let Some(text) = annotations.get(POLICY_FOR) else {
         return Ok(None);
     };
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
     let names = names.map(|name| {
         NetworkName::parse(name, namespace).ok_or_else(|| {
             format!("{POLICY_FOR}: '{name}' is neither a network's name nor NAMESPACE/NAME")
@@ -58,9 +61,8 @@ pub(super) fn attachments(
     let list: Vec<NetworkStatus> =
         serde_json::from_str(text).map_err(|error| format!("{NETWORK_STATUS}: {error}"))?;
     let attachments = list.into_iter().map(|status| {
-        let network = NetworkName::parse(&status.name, namespace).ok_or_else(|| {
-            format!("{NETWORK_STATUS}: '{}' is no network's name", status.name)
-        })?;
+        let network = NetworkName::parse(&status.name, namespace)
+            .ok_or_else(|| format!("{NETWORK_STATUS}: '{}' is no network's name", status.name))?;
         Ok(Attachment {
             network,
             interface: status.interface.filter(|name| !name.is_empty()),

@@ -101,7 +101,9 @@ impl Directory {
 
     fn read(&mut self, name: &str, text: &Result<String, Refused>) {
         let mut hasher = DefaultHasher::new();
-        text.as_ref().map_err(|refused| &refused.reason).hash(&mut hasher);
+        text.as_ref()
+            .map_err(|refused| &refused.reason)
+            .hash(&mut hasher);
         let hash = hasher.finish();
         let known = self.files.get(name);
         if known.is_some_and(|file| file.hash == hash) {
@@ -174,7 +176,10 @@ impl Directory {
             }
             let sound = texts.iter().filter_map(|(name, text)| {
                 let accepted = self.files.get(name)?.refused.is_none();
-                text.as_ref().ok().filter(|_| accepted).map(|text| (name, text))
+                text.as_ref()
+                    .ok()
+                    .filter(|_| accepted)
+                    .map(|text| (name, text))
             });
             for (name, text) in sound {
                 let path = self.accepted.join(name);
@@ -288,8 +293,7 @@ mod tests {
         fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             fs::create_dir(root.path().join("in")).unwrap();
-            let directory =
-                Directory::new(&root.path().join("in"), &root.path().join("accepted"));
+            let directory = Directory::new(&root.path().join("in"), &root.path().join("accepted"));
             Self { root, directory }
         }
 

@@ -205,11 +205,11 @@ impl TryFrom<RawPeer> for PeerManifest {
 
     fn try_from(raw: RawPeer) -> Result<Self, String> {
         match (raw.pod_selector, raw.namespace_selector, raw.ip_block) {
-            (None, None, None) => {
-                Err("names no peer; give podSelector, namespaceSelector or ipBlock, \
+            (None, None, None) => Err(
+                "names no peer; give podSelector, namespaceSelector or ipBlock, \
                      or leave the whole list out for every peer"
-                    .into())
-            }
+                    .into(),
+            ),
             (None, None, Some(block)) => Ok(Self::Block(block.0)),
             (_, _, Some(_)) => {
                 Err("ipBlock stands alone; put the selectors into an entry of their own".into())
@@ -270,9 +270,8 @@ impl TryFrom<RawBlock> for BlockManifest {
 
 /// A prefix; host bits are cut off, as the API's own implementations do.
 fn prefix(text: &str) -> Result<IpNet, String> {
-    let cidr = IpNet::from_str(text).map_err(|_| {
-        format!("'{text}' is no prefix, such as 192.0.2.0/24 or 2001:db8::/32")
-    })?;
+    let cidr = IpNet::from_str(text)
+        .map_err(|_| format!("'{text}' is no prefix, such as 192.0.2.0/24 or 2001:db8::/32"))?;
     // It would stand for IPv4 addresses in the maps, and for none on the wire.
     if let IpNet::V6(v6) = cidr
         && v6.prefix_len() >= 96

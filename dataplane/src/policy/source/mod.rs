@@ -9,10 +9,10 @@ mod directory;
 mod manifest;
 mod object;
 mod syntax;
-mod watch;
-mod yaml;
 #[cfg(test)]
 mod tests;
+mod watch;
+mod yaml;
 
 pub use directory::{Directory, FileState, Scan};
 pub use object::read_objects;

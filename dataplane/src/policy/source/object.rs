@@ -12,8 +12,8 @@ use super::{
     read, syntax,
 };
 use crate::policy::model::{
-    ContainerPort, NAMESPACE_NAME_LABEL, Object, Pod, PodName, Policy, PolicyKind,
-    PolicyName, Scope,
+    ContainerPort, NAMESPACE_NAME_LABEL, Object, Pod, PodName, Policy, PolicyKind, PolicyName,
+    Scope,
 };
 
 /// Where an object without a namespace is.
@@ -100,7 +100,9 @@ fn foreign(api_version: &str, kind: &str) -> Result<(), String> {
             "k8s.cni.cncf.io/v1beta1 or k8s.cni.cncf.io/v1beta2",
         ),
     ];
-    let mut alike = ours.iter().filter(|(name, _)| name.eq_ignore_ascii_case(kind));
+    let mut alike = ours
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case(kind));
     match alike.next() {
         None => Ok(()),
         Some((name, versions)) => Err(format!(
@@ -111,7 +113,10 @@ fn foreign(api_version: &str, kind: &str) -> Result<(), String> {
 }
 
 fn place(document: &Located, metadata: &Metadata) -> Result<String, Refused> {
-    let namespace = metadata.namespace.as_deref().filter(|name| !name.is_empty());
+    let namespace = metadata
+        .namespace
+        .as_deref()
+        .filter(|name| !name.is_empty());
     let namespace = namespace.unwrap_or(DEFAULT_NAMESPACE);
     for name in [metadata.name.as_str(), namespace] {
         syntax::object_name(name).map_err(|reason| in_metadata(document, reason))?;
@@ -230,4 +235,3 @@ fn policy(document: &Located, kind: PolicyKind) -> Result<Object, Refused> {
     };
     Ok(Object::Policy(name, Arc::new(policy)))
 }
-

@@ -21,15 +21,30 @@ fn with_spec(spec: &str) -> String {
 #[test]
 fn what_the_api_refuses_is_refused_with_its_line() {
     for (spec, expected) in [
-        ("{podSelector: {}, ingres: []}", "spec.ingres: unknown field `ingres`, expected one of"),
-        ("{ingress: [{to: []}]}", "spec.ingress[0].to: unknown field `to`, expected `from` or `ports`"),
-        ("{policyTypes: [ingress]}", "spec.policyTypes[0]: unknown variant `ingress`"),
-        ("{ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]: names no peer;"),
+        (
+            "{podSelector: {}, ingres: []}",
+            "spec.ingres: unknown field `ingres`, expected one of",
+        ),
+        (
+            "{ingress: [{to: []}]}",
+            "spec.ingress[0].to: unknown field `to`, expected `from` or `ports`",
+        ),
+        (
+            "{policyTypes: [ingress]}",
+            "spec.policyTypes[0]: unknown variant `ingress`",
+        ),
+        (
+            "{ingress: [{from: [{}]}]}",
+            "spec.ingress[0].from[0]: names no peer;",
+        ),
         (
             "{ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}",
             "spec.ingress[0].from[0]: ipBlock stands alone;",
         ),
-        ("{egress: [{to: [{ipBlock: {cidr: 10.0.0.0}}]}]}", "spec.egress[0].to[0].ipBlock: '10.0.0.0' is no prefix"),
+        (
+            "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0}}]}]}",
+            "spec.egress[0].to[0].ipBlock: '10.0.0.0' is no prefix",
+        ),
         (
             "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}",
             "spec.egress[0].to[0].ipBlock: except 11.0.0.0/16 is not inside 10.0.0.0/8",
@@ -42,15 +57,42 @@ fn what_the_api_refuses_is_refused_with_its_line() {
             "{egress: [{to: [{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}]}]}",
             "spec.egress[0].to[0].ipBlock: '::ffff:10.0.0.0/104' is IPv4 mapped into IPv6;",
         ),
-        ("{egress: [{ports: [{port: 0}]}]}", "spec.egress[0].ports[0]: 0 is no port: from 1 to 65535"),
-        ("{egress: [{ports: [{port: 65536}]}]}", "spec.egress[0].ports[0]: 65536 is no port"),
-        ("{egress: [{ports: [{port: '80'}]}]}", "spec.egress[0].ports[0]: '80' is no port name"),
-        ("{egress: [{ports: [{port: HTTP}]}]}", "spec.egress[0].ports[0]: 'HTTP' is no port name"),
-        ("{egress: [{ports: [{port: 80, endPort: 79}]}]}", "spec.egress[0].ports[0]: endPort 79 is below port 80"),
-        ("{egress: [{ports: [{port: http, endPort: 80}]}]}", "spec.egress[0].ports[0]: endPort needs a port that is a number"),
-        ("{egress: [{ports: [{endPort: 80}]}]}", "spec.egress[0].ports[0]: endPort needs a port that is a number"),
-        ("{egress: [{ports: [{protocol: tcp}]}]}", "spec.egress[0].ports[0].protocol: unknown variant `tcp`, expected one of `TCP`"),
-        ("{egress: [{ports: [{protocol: ICMP}]}]}", "spec.egress[0].ports[0].protocol: unknown variant `ICMP`"),
+        (
+            "{egress: [{ports: [{port: 0}]}]}",
+            "spec.egress[0].ports[0]: 0 is no port: from 1 to 65535",
+        ),
+        (
+            "{egress: [{ports: [{port: 65536}]}]}",
+            "spec.egress[0].ports[0]: 65536 is no port",
+        ),
+        (
+            "{egress: [{ports: [{port: '80'}]}]}",
+            "spec.egress[0].ports[0]: '80' is no port name",
+        ),
+        (
+            "{egress: [{ports: [{port: HTTP}]}]}",
+            "spec.egress[0].ports[0]: 'HTTP' is no port name",
+        ),
+        (
+            "{egress: [{ports: [{port: 80, endPort: 79}]}]}",
+            "spec.egress[0].ports[0]: endPort 79 is below port 80",
+        ),
+        (
+            "{egress: [{ports: [{port: http, endPort: 80}]}]}",
+            "spec.egress[0].ports[0]: endPort needs a port that is a number",
+        ),
+        (
+            "{egress: [{ports: [{endPort: 80}]}]}",
+            "spec.egress[0].ports[0]: endPort needs a port that is a number",
+        ),
+        (
+            "{egress: [{ports: [{protocol: tcp}]}]}",
+            "spec.egress[0].ports[0].protocol: unknown variant `tcp`, expected one of `TCP`",
+        ),
+        (
+            "{egress: [{ports: [{protocol: ICMP}]}]}",
+            "spec.egress[0].ports[0].protocol: unknown variant `ICMP`",
+        ),
         (
             "{podSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}",
             "spec.podSelector.matchExpressions[0].operator: unknown variant `Is`, expected one of",
@@ -63,9 +105,18 @@ fn what_the_api_refuses_is_refused_with_its_line() {
             "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
             "spec.podSelector.matchExpressions[0]: values: Exists and DoesNotExist take none",
         ),
-        ("{podSelector: {matchLabels: {a: 'b c'}}}", "spec.podSelector: 'b c' is no label value"),
-        ("{podSelector: {matchLabels: {a: 1}}}", "spec.podSelector.matchLabels.a: invalid type: integer `1`, expected a string"),
-        ("{podSelector: {matchLabels: {'-a': b}}}", "spec.podSelector: '-a' is no label key"),
+        (
+            "{podSelector: {matchLabels: {a: 'b c'}}}",
+            "spec.podSelector: 'b c' is no label value",
+        ),
+        (
+            "{podSelector: {matchLabels: {a: 1}}}",
+            "spec.podSelector.matchLabels.a: invalid type: integer `1`, expected a string",
+        ),
+        (
+            "{podSelector: {matchLabels: {'-a': b}}}",
+            "spec.podSelector: '-a' is no label key",
+        ),
     ] {
         let refused = read_objects(&with_spec(spec)).unwrap_err();
         assert!(refused.reason.starts_with(expected), "{spec}: {refused}");
@@ -151,7 +202,10 @@ spec:
         assert_eq!(policy.scope.to_string(), "home/a,other/b");
         let ports = &policy.ingress.unwrap()[0].ports;
         let (first, last) = (80, 90);
-        assert_eq!(*ports, [Port::Range(Protocol::Tcp, PortRange { first, last })]);
+        assert_eq!(
+            *ports,
+            [Port::Range(Protocol::Tcp, PortRange { first, last })]
+        );
     }
 }
 

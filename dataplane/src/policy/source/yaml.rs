@@ -264,7 +264,10 @@ mod tests {
                 "line 5: list: invalid type: string \"text\"",
             ),
             ("inner: null\n", "line 1: missing field `list`"),
-            ("list: []\nlist: []\n", "line 2: duplicate mapping key: list"),
+            (
+                "list: []\nlist: []\n",
+                "line 2: duplicate mapping key: list",
+            ),
             ("list: [1\n", "line 1: unclosed bracket"),
             ("list:\n\t- 1\n", "line 2: tabs disallowed"),
         ] {
