@@ -1,6 +1,11 @@
 //! The compiler's plain data against the naive evaluator: for random clusters,
 //! every interface of every pod, many addresses, protocols and ports.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a manifest that makes no sense is the test's own mistake"
+)]
+
 use std::{net::IpAddr, sync::Arc};
 
 use dataplane::policy::{
