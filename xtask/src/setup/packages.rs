@@ -23,6 +23,8 @@ pub(crate) enum Group {
     Test,
     /// The benchmarks
     Bench,
+    /// The lab of virtual machines
+    Lab,
 }
 
 /// The distributions whose package names are known, and how each installs; Debian's is the one that
@@ -58,8 +60,8 @@ impl Tool {
 const SCAPY: &str = "scapy";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 11] = {
-    use Group::{Bench, Demo, Test};
+const TOOLS: [Tool; 18] = {
+    use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
         groups: &'static [Group],
@@ -97,6 +99,13 @@ const TOOLS: [Tool; 11] = {
             &[Test],
             ["python3-scapy", "python3-scapy", "python-scapy"],
         ),
+        tool("busybox", &[Lab], ["busybox-static", "busybox", "busybox"]),
+        tool("depmod", &[Lab], ["kmod"; 3]),
+        tool("xz", &[Lab], ["xz-utils", "xz", "xz"]),
+        tool("zstd", &[Lab], ["zstd"; 3]),
+        tool("setpriv", &[Lab], ["util-linux"; 3]),
+        tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
+        tool("ib_send_bw", &[Lab], ["perftest"; 3]),
     ]
 };
 
