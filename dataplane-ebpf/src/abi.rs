@@ -217,9 +217,11 @@ pub struct DropKey {
     pub pad: u16,
 }
 
-/// Key of `roce_stats`.
+/// Key of `roce_stats`. A packet counts once, under its operation with the marks
+/// that it carries, so that one lookup does whatever they are; how often a mark
+/// was seen is the sum over the keys that bear it ([`RoceKey::kinds`]).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoceKey {
     /// Endpoint id, or an uplink's port id.
     pub port: u32,
@@ -227,10 +229,50 @@ pub struct RoceKey {
     pub direction: Code<Direction>,
     /// Transport service of the opcode.
     pub transport: Code<crate::roce::Transport>,
-    /// What is counted.
+    /// What is counted: an operation, or what a response says besides.
     pub kind: Code<crate::roce::Kind>,
-    /// Always zero.
-    pub pad: u8,
+    /// [`RoceKey::CE`] and others, or none.
+    pub marks: u8,
+}
+
+impl RoceKey {
+    /// The packet is also a [`Kind::CeMarked`](crate::roce::Kind::CeMarked).
+    pub const CE: u8 = 1;
+    /// It is also a [`Kind::Duplicate`](crate::roce::Kind::Duplicate).
+    pub const DUPLICATE: u8 = 2;
+    /// It is also a [`Kind::Gap`](crate::roce::Kind::Gap).
+    pub const GAP: u8 = 4;
+
+    /// The keys, each of one kind without marks, that this key's packets count
+    /// under when they are told one by one.
+    ///
+    /// ```
+    /// # use dataplane_ebpf::{abi::RoceKey, roce::Kind};
+    /// let key = RoceKey { port: 1, direction: 0, transport: 0, kind: Kind::Send as u8, marks: RoceKey::CE };
+    /// let kinds: Vec<_> = key.kinds().map(|key| key.kind).collect();
+    /// assert_eq!(kinds, [Kind::Send as u8, Kind::CeMarked as u8]);
+    /// ```
+    #[cfg(not(feature = "kernel"))]
+    pub fn kinds(self) -> impl Iterator<Item = Self> {
+        use crate::roce::Kind;
+        let marked = [
+            (Self::CE, Kind::CeMarked),
+            (Self::DUPLICATE, Kind::Duplicate),
+            (Self::GAP, Kind::Gap),
+        ];
+        let Self { kind, marks, .. } = self;
+        let marked = marked.into_iter().filter(move |(bit, _)| marks & bit != 0);
+        core::iter::once(kind)
+            .chain(marked.map(|(_, kind)| kind.code()))
+            .map(move |kind| self.unmarked(kind))
+    }
+
+    #[cfg(not(feature = "kernel"))]
+    const fn unmarked(mut self, kind: Code<crate::roce::Kind>) -> Self {
+        self.kind = kind;
+        self.marks = 0;
+        self
+    }
 }
 
 /// Key of `roce_flows`: one direction of one queue pair's traffic.

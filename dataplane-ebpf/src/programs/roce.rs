@@ -18,19 +18,9 @@ use super::{
 pub fn count(subject: &Subject<'_>, roce: &RocePacket) {
     match roce.found {
         Found::No => return,
-        Found::Malformed => return add(subject, Transport::Unknown, Kind::Malformed),
+        Found::Malformed => return add(subject, Transport::Unknown, Kind::Malformed, 0),
         Found::Yes => {}
     }
-    add(subject, roce.transport, roce.kind);
-    if subject.headers.ecn() == ECN_CE {
-        add(subject, roce.transport, Kind::CeMarked);
-    }
-    join();
-    if let Some(mark) = roce.mark {
-        add(subject, roce.transport, mark);
-        event::report(subject, EventKind::Roce, mark as u8, roce);
-    }
-    join();
     if roce.new_qp != 0 {
         let _ = ROCE_FLOWS.remove(RoceFlowKey {
             port: subject.port,
@@ -40,30 +30,48 @@ pub fn count(subject: &Subject<'_>, roce: &RocePacket) {
         });
     }
     join();
-    match follow(subject, roce) {
-        Order::Expected => {}
-        Order::Duplicate => add(subject, roce.transport, Kind::Duplicate),
-        Order::Gap(missing) => {
-            add(subject, roce.transport, Kind::Gap);
-            add_counts(subject, roce.transport, Kind::Missing, missing.into(), 0);
-            event::report(subject, EventKind::Roce, Kind::Gap as u8, roce);
-        }
+    let order = follow(subject, roce);
+    let mut marks = match order {
+        Order::Expected => 0,
+        Order::Duplicate => RoceKey::DUPLICATE,
+        Order::Gap(_) => RoceKey::GAP,
+    };
+    if subject.headers.ecn() == ECN_CE {
+        marks |= RoceKey::CE;
+    }
+    add(subject, roce.transport, roce.kind, marks);
+    if let Order::Gap(missing) = order {
+        add_counts(subject, roce.transport, Kind::Missing, 0, missing.into(), 0);
+        event::report(subject, EventKind::Roce, Kind::Gap as u8, roce);
+    }
+    join();
+    if let Some(mark) = roce.mark {
+        add(subject, roce.transport, mark, 0);
+        event::report(subject, EventKind::Roce, mark as u8, roce);
     }
 }
 
 #[inline(always)]
-fn add(subject: &Subject<'_>, transport: Transport, kind: Kind) {
-    add_counts(subject, transport, kind, subject.packets, subject.bytes);
+fn add(subject: &Subject<'_>, transport: Transport, kind: Kind, marks: u8) {
+    let Subject { packets, bytes, .. } = *subject;
+    add_counts(subject, transport, kind, marks, packets, bytes);
 }
 
 #[inline(always)]
-fn add_counts(subject: &Subject<'_>, transport: Transport, kind: Kind, packets: u64, bytes: u64) {
+fn add_counts(
+    subject: &Subject<'_>,
+    transport: Transport,
+    kind: Kind,
+    marks: u8,
+    packets: u64,
+    bytes: u64,
+) {
     let key = RoceKey {
         port: subject.port,
         direction: subject.direction.code(),
         transport: transport.code(),
         kind: kind.code(),
-        pad: 0,
+        marks,
     };
     count::add_sparse(&ROCE_STATS, &key, packets, bytes, Fault::RoceStatsFull);
 }

@@ -135,8 +135,7 @@ fn describe_drops(drops: Option<Drops>) -> Vec<DropCount> {
 }
 
 fn describe_roce(roce: Option<Roce>) -> Vec<RoceCount> {
-    let mut roce = roce.unwrap_or_default();
-    roce.sort_by_key(|(key, _)| (key.direction, key.transport, key.kind));
+    let roce = roce.unwrap_or_default();
     let roce = roce.into_iter().map(|(key, counter)| RoceCount {
         direction: name_of(key.direction, Direction::name),
         transport: name_of(key.transport, Transport::name),

@@ -49,8 +49,9 @@ struct Views {
 
 /// Drops of one port, by direction and reason.
 pub type Drops = Vec<(DropKey, Counter)>;
-/// RoCE counters of one port, by direction, transport and kind.
-pub type Roce = Vec<(RoceKey, Counter)>;
+/// RoCE counters of one port, by direction, transport and kind; the keys bear
+/// no marks.
+pub type Roce = BTreeMap<RoceKey, Counter>;
 
 impl Maps {
     /// Takes the maps out of a loaded object.
@@ -153,7 +154,13 @@ impl Maps {
         let mut roce = BTreeMap::<u32, Roce>::new();
         for entry in self.read().roce_stats.iter() {
             let (Raw(key), values) = done("roce_stats", entry)?;
-            roce.entry(key.port).or_default().push((key, sum(&values)));
+            let counter = sum(&values);
+            let port = roce.entry(key.port).or_default();
+            for key in key.kinds() {
+                let total = port.entry(key).or_default();
+                total.packets += counter.packets;
+                total.bytes += counter.bytes;
+            }
         }
         Ok(roce)
     }

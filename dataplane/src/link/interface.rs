@@ -37,6 +37,42 @@ pub struct Interface {
     pub device: Option<Device>,
 }
 
+/// What an interface is called, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Its name.
+    pub name: String,
+    /// Other names that it answers to, in its namespace.
+    pub altnames: Vec<String>,
+    /// Free text that it carries along.
+    pub alias: Option<String>,
+    /// Administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Can carry traffic (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// Bytes.
+    pub mtu: u32,
+    /// Absent on a loopback and on links that are not Ethernet.
+    pub mac: Option<Mac>,
+}
+
+impl From<LinkMessage> for Details {
+    fn from(link: LinkMessage) -> Self {
+        let has = |flag: libc::c_int| link.flags & flag.cast_unsigned() != 0;
+        Self {
+            up: has(libc::IFF_UP),
+            carrier: has(libc::IFF_LOWER_UP),
+            mac: link
+                .mac
+                .filter(|_| link.device_type != libc::ARPHRD_LOOPBACK),
+            mtu: link.mtu,
+            name: link.name,
+            altnames: link.altnames,
+            alias: link.alias,
+        }
+    }
+}
+
 /// What sort of interface it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

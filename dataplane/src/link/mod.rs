@@ -1,7 +1,8 @@
-//! Interfaces and network namespaces, read and watched over rtnetlink.
+//! Interfaces and network namespaces, read, changed and watched over rtnetlink.
 //!
 //! - [`Netns`] opens a namespace and runs closures inside it on a throw-away thread.
 //! - [`Netlink`] is a request socket bound to one namespace: interfaces, addresses, namespace ids.
+//!   It also changes them: children made in place, names, moves, addresses, routes, rules.
 //! - [`Monitor`] is one socket that hears the link and address changes of every namespace that has
 //!   an id in the agent's own ([`Netlink::ensure_nsid`]).
 //!
@@ -14,6 +15,9 @@
 //! `recvmsg` calls themselves, so an asynchronous socket would not wait less, and would cost a task
 //! and a buffer for each namespace.
 
+mod address;
+mod change;
+mod create;
 mod decode;
 mod error;
 mod events;
@@ -23,12 +27,18 @@ mod monitor;
 mod netns;
 mod nsid;
 mod query;
+mod route;
 mod socket;
+mod sysctl;
 
+pub use address::{AddressState, Dad};
+pub use create::{ChildKind, ChildSpec};
 pub use error::LinkError;
 pub use events::{LinkChange, LinkEvent};
-pub use interface::{Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
+pub use interface::{Details, Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
 pub use mac::Mac;
 pub use monitor::Monitor;
 pub use netns::{Netns, NetnsId, NetnsRef};
+pub use route::{MAIN_TABLE, Route, SourceRule};
 pub use socket::Netlink;
+pub use sysctl::{Sysctl, set_sysctls};

@@ -4,6 +4,7 @@ mod apt;
 mod apt_archive;
 mod apt_sources;
 mod bpffs;
+mod go_tools;
 mod linker;
 mod packages;
 mod rust_src;
@@ -17,7 +18,8 @@ pub(crate) use self::{
     apt_archive::Archive,
     apt_sources::own_release,
     bpffs::BPFFS,
-    packages::{Group, python_with_scapy},
+    go_tools::ensure as cni_clients,
+    packages::{Group, cni_plugins, python_with_scapy},
 };
 use crate::{exec, toolchain::Toolchain};
 
@@ -43,6 +45,9 @@ impl Setup {
             build_tools()?;
         }
         system(groups)?;
+        if groups.contains(&Group::Test) {
+            cni_clients()?;
+        }
         exec::step("Everything is in place");
         Ok(())
     }
