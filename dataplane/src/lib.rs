@@ -15,4 +15,5 @@ pub mod kernel;
 pub mod link;
 pub mod metrics;
 pub mod netlink;
+pub mod policy;
 pub mod rdma;
