@@ -90,7 +90,7 @@ fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
     Ok(counters)
 }
 
-fn decode_port_counters(body: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
+pub(super) fn decode_port_counters(body: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
     let mut counters = None;
     wire::each(body, |kind, value| {
         if kind == wire::STAT_HWCOUNTERS {
@@ -135,7 +135,7 @@ impl CounterSet {
         })
     }
 
-    fn decode_all(body: &[u8]) -> Result<Vec<Self>, Malformed> {
+    pub(super) fn decode_all(body: &[u8]) -> Result<Vec<Self>, Malformed> {
         let mut sets = Vec::new();
         wire::each_entry(
             body,
@@ -151,7 +151,7 @@ impl CounterSet {
 }
 
 impl CounterMode {
-    fn decode(body: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let (mut mode, mut mask) = (None, 0);
         wire::each(body, |kind, value| {
             match kind {
@@ -173,7 +173,7 @@ impl CounterMode {
     }
 }
 
-fn decode_optional(body: &[u8]) -> Result<Vec<OptionalCounter>, Malformed> {
+pub(super) fn decode_optional(body: &[u8]) -> Result<Vec<OptionalCounter>, Malformed> {
     let mut counters = Vec::new();
     wire::each_entry(
         body,
@@ -234,7 +234,9 @@ impl Rdma {
     /// # Errors
     /// [`RdmaError::Request`].
     pub fn counter_mode(&mut self, device: u32, port: u32) -> Result<CounterMode, RdmaError> {
-        let request = of_queue_pairs(at_port(wire::CMD_STAT_GET, device, port));
+        // The mode's value is not looked at; its presence is what asks for the mode.
+        let request = of_queue_pairs(at_port(wire::CMD_STAT_GET, device, port))
+            .u32(wire::STAT_MODE, MODE_NONE);
         self.get(
             || format!("read the counter mode of port {port} of RDMA device {device}"),
             request,

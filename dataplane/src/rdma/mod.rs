@@ -12,6 +12,8 @@ mod client;
 mod counter;
 mod device;
 mod error;
+#[cfg(test)]
+mod recorded;
 mod resource;
 mod system;
 mod wire;
@@ -27,9 +29,17 @@ pub use resource::{
 };
 pub use system::NetnsMode;
 
-/// Feeds any bytes to every decoder, as the body of an answer. For the fuzzer; it must not panic.
+/// Feeds any bytes to every decoder, as a datagram and as the body of an answer. For the fuzzer; it
+/// must not panic.
 #[doc(hidden)]
-pub fn exercise_decoders(body: &[u8]) {
+pub fn exercise_decoders(bytes: &[u8]) {
+    for message in crate::netlink::decode::messages(bytes).map_while(Result::ok) {
+        exercise(message.body);
+    }
+    exercise(bytes);
+}
+
+fn exercise(body: &[u8]) {
     let _ = RdmaDevice::decode(body);
     let _ = RdmaPort::decode(body);
     let _ = CharDevice::decode(body);

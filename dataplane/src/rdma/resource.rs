@@ -145,7 +145,7 @@ pub struct ProtectionDomain {
 }
 
 /// An object that the kernel lists.
-trait Object: Sized {
+pub(super) trait Object: Sized {
     /// The command that lists them.
     const COMMAND: u16;
     /// The attribute that holds them.
@@ -349,7 +349,7 @@ fn socket_address(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
     Ok(Some(SocketAddr::new(address, port()?)))
 }
 
-fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
+pub(super) fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
     let mut objects = Vec::new();
     wire::each_entry(body, T::LIST, T::ENTRY, |entry| {
         objects.push(T::decode(entry)?);
@@ -358,7 +358,7 @@ fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
     Ok(objects)
 }
 
-fn decode_summary(body: &[u8]) -> Result<Vec<ResourceCount>, Malformed> {
+pub(super) fn decode_summary(body: &[u8]) -> Result<Vec<ResourceCount>, Malformed> {
     let mut counts = Vec::new();
     wire::each_entry(body, wire::RES_SUMMARY, wire::RES_SUMMARY_ENTRY, |entry| {
         let (mut kind, mut current, mut max) = (None, None, None);
