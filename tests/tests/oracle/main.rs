@@ -22,8 +22,15 @@ use sluice_tests::{
 };
 use tshark::{Bth, Reading};
 
-/// Frames made with scapy, so many at least, each with scapy's name of its opcode.
-fn made(what: &str, least: usize) -> Result<(Vec<Option<String>>, Vec<Vec<u8>>)> {
+/// Frames made with scapy.
+struct Made {
+    /// scapy's names of the opcodes, where it has one.
+    names: Vec<Option<String>>,
+    frames: Vec<Vec<u8>>,
+}
+
+/// Frames made with scapy, so many at least.
+fn made(what: &str, least: usize) -> Result<Made> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/roce.py");
     let python = env::var_os("SLUICE_PYTHON").unwrap_or_else(|| "python3".into());
     let text = output(Command::new(python).arg(script).arg(what))?;
@@ -39,7 +46,7 @@ fn made(what: &str, least: usize) -> Result<(Vec<Option<String>>, Vec<Vec<u8>>)>
         frames.push(octets.collect::<Result<Vec<_>>>()?);
     }
     ensure!(frames.len() >= least, "scapy made {} frames", frames.len());
-    Ok((names, frames))
+    Ok(Made { names, frames })
 }
 
 /// What a frame must count as.
@@ -246,10 +253,7 @@ fn check_roce(reading: &Reading, bth: Bth, name: Option<&str>, counted: &Counted
 
 /// Each packet by itself, to a pod and at the uplink. `has_crc` tells whether the packet of this
 /// place ends with a CRC.
-fn agree(
-    (names, frames): (Vec<Option<String>>, Vec<Vec<u8>>),
-    has_crc: impl Fn(&[Reading], usize) -> bool,
-) -> Result<()> {
+fn agree(Made { names, frames }: Made, has_crc: impl Fn(&[Reading], usize) -> bool) -> Result<()> {
     let readings = tshark::read(&frames)?;
     let mut programs = Programs::load()?;
     for (place, (frame, name)) in frames.iter().zip(&names).enumerate() {
@@ -292,7 +296,7 @@ fn on_packets_cut_at_every_length() -> Result<()> {
 #[test]
 fn on_packets_that_end_early() -> Result<()> {
     let made = made("short", 650)?;
-    let lengths: Vec<_> = made.1.iter().map(Vec::len).collect();
+    let lengths: Vec<_> = made.frames.iter().map(Vec::len).collect();
     // Each comes in every length. It has a CRC if the one without its last four bytes has all
     // headers.
     agree(made, |readings, place| {
@@ -304,7 +308,7 @@ fn on_packets_that_end_early() -> Result<()> {
 /// reads.
 #[test]
 fn on_sequences() -> Result<()> {
-    let (_, frames) = made("sequence", 200)?;
+    let Made { frames, .. } = made("sequence", 200)?;
     let readings = tshark::read(&frames)?;
     let mut programs = Programs::load()?;
     let mut next = BTreeMap::<(Transport, u32), i64>::new();
