@@ -45,6 +45,8 @@ impl Programs {
         }
         let mut programs = Self { object };
         for (slot, name) in [
+            (stage::POLICY_INGRESS, "policy_ingress"),
+            (stage::POLICY_EGRESS, "policy_egress"),
             (stage::INGRESS, "pipeline_ingress"),
             (stage::EGRESS, "pipeline_egress"),
         ] {
