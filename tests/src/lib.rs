@@ -2,7 +2,10 @@
 
 pub mod agent;
 pub mod cni;
+pub mod counters;
 pub mod harness;
+pub mod judge;
+pub mod model;
 pub mod netns;
 pub mod node;
 pub mod packets;

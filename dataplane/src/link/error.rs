@@ -158,6 +158,19 @@ pub enum LinkError {
         source: io::Error,
     },
 
+    /// Frames could not be sent or received.
+    #[error("packet socket on interface {ifindex} in network namespace {netns} ({step}): {source}")]
+    PacketSocket {
+        /// The interface.
+        ifindex: u32,
+        /// Its namespace.
+        netns: String,
+        /// The step that failed.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
     /// The monitor's socket failed for good.
     #[error(
         "cannot receive link events in network namespace {netns}: {source}; reopen the monitor"
@@ -187,6 +200,7 @@ impl LinkError {
             | Self::Namespace { source, .. }
             | Self::Socket { source, .. }
             | Self::Sysctl { source, .. }
+            | Self::PacketSocket { source, .. }
             | Self::Receive { source, .. } => source.raw_os_error(),
             _ => None,
         }

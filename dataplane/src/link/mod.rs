@@ -3,6 +3,7 @@
 //! - [`Netns`] opens a namespace and runs closures inside it on a throw-away thread.
 //! - [`Netlink`] is a request socket bound to one namespace: interfaces, addresses, namespace ids.
 //!   It also changes them: children made in place, names, moves, addresses, routes, rules.
+//! - [`announce`] and [`find_conflicts`] speak with an interface's neighbours.
 //! - [`Monitor`] is one socket that hears the link and address changes of every namespace that has
 //!   an id in the agent's own ([`Netlink::ensure_nsid`]).
 //!
@@ -24,6 +25,7 @@ mod events;
 mod interface;
 mod mac;
 mod monitor;
+mod neighbour;
 mod netns;
 mod nsid;
 mod query;
@@ -38,6 +40,7 @@ pub use events::{LinkChange, LinkEvent};
 pub use interface::{Details, Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
 pub use mac::Mac;
 pub use monitor::Monitor;
+pub use neighbour::{Conflict, ProbeTiming, announce, find_conflicts};
 pub use netns::{Netns, NetnsId, NetnsRef};
 pub use route::{MAIN_TABLE, Route, SourceRule};
 pub use socket::Netlink;
