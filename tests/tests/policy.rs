@@ -425,7 +425,7 @@ fn wildcards_add_to_what_an_identity_may() {
             (
                 "a stranger past the range",
                 Ingress,
-                to(8080),
+                to(8096),
                 Drop(PolicyDenied),
             ),
             (

@@ -193,7 +193,7 @@ fn a_connection_is_followed_to_its_end() {
 fn an_entry_lives_as_long_as_its_protocol_says_and_for_its_owner_only() {
     const SECOND: u64 = 1_000_000_000;
     let flow = Flow::open(Direction::Egress, 5, 100 * SECOND);
-    let live = |state, protocol, first, seconds| {
+    let live = |state, protocol, first, seconds: u64| {
         flow.is_live(state, protocol, first, (100 + seconds) * SECOND)
     };
     assert!(live(FlowState::New, protocol::UDP, 5, 120));

@@ -91,7 +91,7 @@ pub fn admit_pieces(key: &FragmentKey, config: &EndpointConfig, now_ns: u64) {
         policy_epoch: config.policy_epoch,
         pad: 0,
     };
-    if FRAGMENTS.insert(key, &pass, BPF_ANY.into()).is_err() {
+    if FRAGMENTS.insert(key, pass, BPF_ANY.into()).is_err() {
         count::fault(Fault::FlowsFull);
     }
 }
