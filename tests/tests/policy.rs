@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use anyhow::Result;
 use dataplane::kernel::IdentityPrefix;
 use dataplane_ebpf::abi::{
     Direction::{self, Egress, Ingress},
@@ -94,23 +95,20 @@ impl Pair {
             .carry(TCP, &tcp_flags(source, destination, flags))
     }
 
-    fn is_peer(self, judge: &Judge) {
+    fn is_peer(self, judge: &Judge) -> Result<()> {
         let change = [(IdentityPrefix::Address(self.peer), Some(PEER))];
-        judge
-            .kernel()
-            .maps()
-            .policy()
-            .set_identities(&change)
-            .unwrap();
+        let maps = judge.kernel().maps();
+        Ok(maps.policy().set_identities(&change)?)
     }
 }
 
 /// Runs packets in turn and holds each verdict against what is expected.
-fn expect(judge: &Judge, steps: &[(&str, Direction, Vec<u8>, Verdict)]) {
+fn expect(judge: &Judge, steps: &[(&str, Direction, Vec<u8>, Verdict)]) -> Result<()> {
     for (what, direction, frame, expected) in steps {
-        let verdict = judge.run(1, *direction, frame).unwrap();
+        let verdict = judge.run(1, *direction, frame)?;
         assert_eq!(verdict, *expected, "{what}");
     }
+    Ok(())
 }
 
 #[test]
@@ -137,7 +135,8 @@ fn an_open_endpoint_passes_everything_and_remembers_nothing() {
                 Pass,
             ),
         ],
-    );
+    )
+    .unwrap();
     assert!(judge.kernel().maps().flows().list().unwrap().is_empty());
 }
 
@@ -145,7 +144,7 @@ fn an_open_endpoint_passes_everything_and_remembers_nothing() {
 fn replies_pass_both_ways_and_nothing_else_does() {
     for pair in Pair::both() {
         let judge = Judge::new(1).unwrap();
-        pair.is_peer(&judge);
+        pair.is_peer(&judge).unwrap();
         // In by port 80, out to port 443.
         judge
             .isolate(1, Ingress, &[(PolicyKey::port(PEER, TCP, 80), rule(1))])
@@ -209,7 +208,8 @@ fn replies_pass_both_ways_and_nothing_else_does() {
                 ),
                 ("the call goes on", Ingress, pair.called(Ingress, ACK), Pass),
             ],
-        );
+        )
+        .unwrap();
         let hits = judge.kernel().maps().policy().rule_hits().unwrap();
         assert_eq!(hits, [(1, 1), (2, 1)]);
     }
@@ -219,7 +219,7 @@ fn replies_pass_both_ways_and_nothing_else_does() {
 fn each_protocol_has_its_replies() {
     for pair in Pair::both() {
         let judge = Judge::new(1).unwrap();
-        pair.is_peer(&judge);
+        pair.is_peer(&judge).unwrap();
         judge.isolate(1, Ingress, &[]).unwrap();
         let request = if pair.pod.is_ipv4() { 8 } else { 128 };
         let reply = if pair.pod.is_ipv4() { 0 } else { 129 };
@@ -292,7 +292,8 @@ fn each_protocol_has_its_replies() {
                 ("GRE out", Egress, out.carry(47, &[0; 8]), Pass),
                 ("GRE back", Ingress, back.carry(47, &[0; 8]), Pass),
             ],
-        );
+        )
+        .unwrap();
     }
 }
 
@@ -336,7 +337,7 @@ fn what_keeps_the_link_alive_passes_always_and_what_has_no_address_never() {
 fn a_changed_policy_reaches_open_connections() {
     let judge = Judge::new(1).unwrap();
     let pair = Pair::v4();
-    pair.is_peer(&judge);
+    pair.is_peer(&judge).unwrap();
     let web = [(PolicyKey::port(PEER, TCP, 80), rule(1))];
     judge.isolate(1, Ingress, &web).unwrap();
     let open = [
@@ -344,7 +345,7 @@ fn a_changed_policy_reaches_open_connections() {
         ("SYN-ACK", Egress, pair.served(Egress, SYN_ACK), Pass),
         ("data", Ingress, pair.served(Ingress, ACK), Pass),
     ];
-    expect(&judge, &open);
+    expect(&judge, &open).unwrap();
     judge.isolate(1, Ingress, &[]).unwrap();
     expect(
         &judge,
@@ -369,7 +370,8 @@ fn a_changed_policy_reaches_open_connections() {
                 Drop(PolicyDenied),
             ),
         ],
-    );
+    )
+    .unwrap();
     judge.isolate(1, Ingress, &web).unwrap();
     expect(
         &judge,
@@ -377,7 +379,8 @@ fn a_changed_policy_reaches_open_connections() {
             ("allowed again", Egress, pair.served(Egress, ACK), Pass),
             ("both ways", Ingress, pair.served(Ingress, ACK), Pass),
         ],
-    );
+    )
+    .unwrap();
     // Judged once a change, not once a packet.
     assert_eq!(judge.kernel().maps().policy().rule_hit(1).unwrap(), 2);
 }
@@ -401,7 +404,8 @@ fn an_isolated_endpoint_without_its_policy_drops() {
             ("out", Egress, pair.called(Egress, SYN), Pass),
             ("back", Ingress, pair.called(Ingress, SYN_ACK), Pass),
         ],
-    );
+    )
+    .unwrap();
 }
 
 #[test]
@@ -435,7 +439,8 @@ fn wildcards_add_to_what_an_identity_may() {
                 Drop(PolicyDenied),
             ),
         ],
-    );
+    )
+    .unwrap();
     // By the longest prefix, when no exact entry is there.
     let cidr = |text: &str, identity| (IdentityPrefix::Cidr(text.parse().unwrap()), Some(identity));
     let maps = judge.kernel().maps().policy();
@@ -447,7 +452,8 @@ fn wildcards_add_to_what_an_identity_may() {
             ("the peer in the range", Ingress, to(8080), Pass),
             ("the peer's datagram", Ingress, datagram(), Pass),
         ],
-    );
+    )
+    .unwrap();
 }
 
 #[test]
@@ -480,7 +486,8 @@ fn the_node_enters_unless_told_otherwise() {
                 Drop(PolicyDenied),
             ),
         ],
-    );
+    )
+    .unwrap();
     judge.flag(1, EndpointConfig::ALLOW_NODE, false).unwrap();
     assert_eq!(
         judge.run(1, Ingress, &pair.served(Ingress, ACK)).unwrap(),
@@ -543,7 +550,8 @@ fn pieces_follow_their_first() {
                 ("a first piece allowed", Ingress, first(53), Pass),
                 ("what follows it", Ingress, later(), Pass),
             ],
-        );
+        )
+        .unwrap();
         // The open direction is not asked.
         let out = pair.frame(Egress).fragment(40, false).carry(UDP, &[0; 24]);
         assert_eq!(judge.run(1, Egress, &out).unwrap(), Pass);
@@ -638,7 +646,8 @@ fn a_connection_that_ended_lets_a_new_one_be_judged() {
                 Pass,
             ),
         ],
-    );
+    )
+    .unwrap();
     // A reset alone opens nothing.
     let reset = pair.frame(Egress).carry(TCP, &tcp_flags(41_000, 443, RST));
     let answer = pair.frame(Ingress).carry(TCP, &tcp_flags(443, 41_000, ACK));
@@ -648,7 +657,8 @@ fn a_connection_that_ended_lets_a_new_one_be_judged() {
             ("a reset out", Egress, reset, Pass),
             ("and back", Ingress, answer, Drop(PolicyDenied)),
         ],
-    );
+    )
+    .unwrap();
 }
 
 #[test]
@@ -678,7 +688,8 @@ fn roce_between_two_addresses_is_one_connection() {
                 Pass,
             ),
         ],
-    );
+    )
+    .unwrap();
 }
 
 #[test]
@@ -714,7 +725,8 @@ fn audit_mode_tells_what_it_would_drop_and_drops_nothing() {
                 Pass,
             ),
         ],
-    );
+    )
+    .unwrap();
     let mut counts: Vec<_> = judge
         .kernel()
         .maps()
@@ -818,7 +830,8 @@ fn an_endpoint_opens_no_more_connections_than_its_bucket_grants() {
                 Drop(PolicyDenied),
             ),
         ],
-    );
+    )
+    .unwrap();
     let maps = judge.kernel().maps();
     assert_eq!(maps.fault(Fault::FlowsThrottled).unwrap(), 1);
     assert!(maps.flows().list().unwrap().is_empty());
