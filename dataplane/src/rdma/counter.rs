@@ -256,7 +256,7 @@ impl Rdma {
         by_type: bool,
         by_process: bool,
     ) -> Result<(), RdmaError> {
-        let mask = u32::from(by_type) * MASK_QP_TYPE | u32::from(by_process) * MASK_PID;
+        let mask = (u32::from(by_type) * MASK_QP_TYPE) | (u32::from(by_process) * MASK_PID);
         let request = of_queue_pairs(at_port(wire::CMD_STAT_SET, device, port))
             .u32(wire::STAT_MODE, MODE_AUTO)
             .u32(wire::STAT_AUTO_MODE_MASK, mask);
