@@ -2,6 +2,7 @@
 //!
 //! Dependencies point one way: `cli` and `api` -> `agent` -> `kernel` and
 //! `link` -> the types of `dataplane-ebpf`. Only `kernel` imports aya.
+//! `link` speaks to the kernel over `netlink`.
 
 pub mod agent;
 pub mod api;
@@ -13,3 +14,4 @@ mod http;
 pub mod kernel;
 pub mod link;
 pub mod metrics;
+pub mod netlink;

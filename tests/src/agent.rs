@@ -64,7 +64,7 @@ impl TestAgent {
 
     /// The pins' folder.
     pub fn pins(&self) -> PathBuf {
-        self.pins.join("v1")
+        self.pins.join(format!("v{}", dataplane_ebpf::abi::LAYOUT))
     }
 
     /// The folder of its records.

@@ -1,8 +1,13 @@
 //! What the integration tests share.
 
 pub mod agent;
+pub mod cni;
+pub mod counters;
 pub mod harness;
+pub mod model;
 pub mod netns;
 pub mod node;
+pub mod packets;
 pub mod poll;
 pub mod traffic;
+pub mod wire;

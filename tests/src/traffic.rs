@@ -1,7 +1,8 @@
 //! Traffic with known numbers of packets.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::netns::TestNetns;
 
@@ -118,4 +119,31 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.join();
     }
+}
+
+/// Sends a megabyte over TCP from one namespace to an address in another.
+///
+/// # Errors
+/// No connection comes about, or not all arrives.
+pub fn transfer(from: &TestNetns, to: &TestNetns, address: &str) -> Result<()> {
+    const LENGTH: usize = 1 << 20;
+    let host = if address.contains(':') {
+        format!("[{address}]:0")
+    } else {
+        format!("{address}:0")
+    };
+    let listener = to.enter(|| TcpListener::bind(&host))??;
+    let target = listener.local_addr()?;
+    let server = thread::spawn(move || -> std::io::Result<usize> {
+        let (mut stream, _) = listener.accept()?;
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received)
+    });
+    from.enter(|| -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(target)?;
+        stream.write_all(&vec![7; LENGTH])
+    })??;
+    let received = server.join().ok().context("server panicked")??;
+    ensure!(received == LENGTH, "{received} of {LENGTH} bytes arrived");
+    Ok(())
 }

@@ -1,18 +1,13 @@
 //! The node and its macvlan pods reach each other through the uplink's
 //! programs alone.
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    thread,
-};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sluice_tests::{
     agent::TestAgent,
     netns::TestNetns,
     node::{MACHINE, NODE, POD_INTERFACE, TestNode, UPLINK, addresses, pings},
     poll::wait_until,
+    traffic::transfer,
 };
 
 /// Routes, rules, neighbours' owners, addresses and links of a namespace: what
@@ -30,30 +25,6 @@ fn network_of(netns: &TestNetns) -> Result<String> {
         all.push_str(&netns.ip(command)?);
     }
     Ok(all)
-}
-
-/// Sends a megabyte over TCP from one namespace to an address in another.
-fn transfer(from: &TestNetns, to: &TestNetns, address: &str) -> Result<()> {
-    const LENGTH: usize = 1 << 20;
-    let host = if address.contains(':') {
-        format!("[{address}]:0")
-    } else {
-        format!("{address}:0")
-    };
-    let listener = to.enter(|| TcpListener::bind(&host))??;
-    let target = listener.local_addr()?;
-    let server = thread::spawn(move || -> std::io::Result<usize> {
-        let (mut stream, _) = listener.accept()?;
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received)
-    });
-    from.enter(|| -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(target)?;
-        stream.write_all(&vec![7; LENGTH])
-    })??;
-    let received = server.join().ok().context("server panicked")??;
-    ensure!(received == LENGTH, "{received} of {LENGTH} bytes arrived");
-    Ok(())
 }
 
 #[test]

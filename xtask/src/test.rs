@@ -41,6 +41,7 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         setup::root_for("testing with network namespaces and eBPF programs")?;
         setup::system(&[Group::Test])?;
+        let cni_clients = setup::cni_clients()?;
         build::object(true)?;
         let sluice = build::sluice(Profile::Release, false)?;
 
@@ -53,7 +54,11 @@ impl Test {
             .args(&self.filters)
             .current_dir(workspace::root())
             .env("PATH", exec::path_with(None))
-            .env("SLUICE_BIN", sluice);
+            .env("SLUICE_BIN", sluice)
+            .env("SLUICE_CNI_CLIENTS", cni_clients);
+        if let Some(plugins) = setup::cni_plugins() {
+            command.env("SLUICE_CNI_REFERENCE", plugins);
+        }
         if let Some(python) = setup::python_with_scapy() {
             command.env("SLUICE_PYTHON", python);
         }

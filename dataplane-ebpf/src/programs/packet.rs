@@ -1,9 +1,13 @@
 //! Reading packets from the kernel's contexts.
 
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::{
+    bindings::bpf_hdr_start_off::BPF_HDR_START_MAC,
+    helpers::{bpf_skb_change_head, bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
+    programs::{TcContext, XdpContext},
+};
 use dataplane_ebpf::{
     abi::DropReason,
-    parse::{Headers, Packet, Wire, join, parse_into},
+    parse::{ETHERNET_LEN, Headers, Packet, Wire, join, parse_into},
     roce::{self, RocePacket},
 };
 
@@ -33,14 +37,14 @@ impl InPlace {
         }
     }
 
-    /// A frame at XDP; of one in several buffers, the first.
+    /// A frame of so many bytes at XDP; of one in several buffers the first can
+    /// be read, which has the headers.
     #[inline(always)]
-    pub fn frame(context: &XdpContext) -> Self {
-        let (data, data_end) = (context.data(), context.data_end());
+    pub fn frame(context: &XdpContext, length: u32) -> Self {
         Self {
-            data,
-            data_end,
-            length: (data_end - data) as u32,
+            data: context.data(),
+            data_end: context.data_end(),
+            length,
         }
     }
 }
@@ -98,4 +102,72 @@ pub fn parse_to_scratch(packet: &InPlace) -> Option<&'static Parsed> {
         join();
     }
     Some(parsed)
+}
+
+/// Where a received packet's link header is.
+pub enum LinkHeader {
+    /// Where it belongs, at the packet's start.
+    InPlace,
+    /// It was lost and is back: what is known of the packet is void.
+    Restored,
+    /// It is lost and there is no memory to bring it back.
+    Lost,
+}
+
+/// Makes a packet at TC ingress begin with its link header, as programs there
+/// expect.
+///
+/// The kernel moves a packet's start back by its `mac_len` before it runs them.
+/// That number is lost when generic XDP on the device below has copied the
+/// packet (seen on Linux 6.18): the packet then begins with its IP header.
+/// Repaired in the packet itself, it is right for programs behind ours too.
+#[inline(always)]
+pub fn restore_link_header(context: &TcContext) -> LinkHeader {
+    const LENGTH: u32 = ETHERNET_LEN as u32;
+    let skb = context.skb.skb;
+    // SAFETY: the context is the kernel's.
+    let (length, received) = unsafe { ((*skb).len, (*skb).wire_len) };
+    // `wire_len` was set before the start was moved. It is zero in test runs.
+    if length == received + LENGTH || received == 0 {
+        return LinkHeader::InPlace;
+    }
+    // Another program may have resized the packet. Only a lost header has so
+    // many more bytes behind its start than behind the packet's, and no more.
+    let linear = (context.data_end() - context.data()) as u32;
+    if from_link_header::<1>(context, linear + LENGTH - 1).is_none()
+        || from_link_header::<1>(context, linear + LENGTH).is_some()
+    {
+        return LinkHeader::InPlace;
+    }
+    let Some(header) = from_link_header::<ETHERNET_LEN>(context, 0) else {
+        return LinkHeader::Lost;
+    };
+    // SAFETY: the helpers check their arguments. The first moves the start back
+    // over the header, zeroes it, and sets `mac_len` right.
+    let failed = unsafe {
+        bpf_skb_change_head(skb, LENGTH, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, header.as_ptr().cast(), LENGTH, 0) != 0
+    };
+    if failed {
+        LinkHeader::Lost
+    } else {
+        LinkHeader::Restored
+    }
+}
+
+/// `N` bytes at an offset from the link header, where the linear part has them.
+#[inline(always)]
+fn from_link_header<const N: usize>(context: &TcContext, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the helper writes at most `N` bytes.
+    let result = unsafe {
+        bpf_skb_load_bytes_relative(
+            context.skb.skb.cast(),
+            offset,
+            bytes.as_mut_ptr().cast(),
+            N as u32,
+            BPF_HDR_START_MAC,
+        )
+    };
+    (result == 0).then_some(bytes)
 }

@@ -16,7 +16,7 @@ use super::{
     event::{self, Subject},
     log,
     maps::{EP_STATS, PIPELINE},
-    packet::{InPlace, parse_to_scratch},
+    packet::{InPlace, LinkHeader, parse_to_scratch, restore_link_header},
     roce,
 };
 
@@ -37,6 +37,13 @@ pub fn pipeline_egress(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(context: &TcContext, direction: Direction) -> i32 {
+    if let Direction::Ingress = direction {
+        match restore_link_header(context) {
+            LinkHeader::InPlace => {}
+            LinkHeader::Restored => restart(context, direction),
+            LinkHeader::Lost => return TC_ACT_SHOT,
+        }
+    }
     let Some(parsed) = parse_to_scratch(&InPlace::skb(context)) else {
         return TC_ACT_SHOT;
     };
@@ -80,7 +87,14 @@ fn pull_and_restart(context: &TcContext, direction: Direction) {
     let length = context.len().min(HEADERS_MAX);
     let linear = (context.data_end() - context.data()) as u32;
     if linear < length && context.skb.pull_data(length).is_ok() {
-        // SAFETY: the slot holds this very program, or its successor.
-        unsafe { PIPELINE.tail_call(context, stage_of(direction)) };
+        restart(context, direction);
     }
+}
+
+/// Runs the pipeline again from its start; does not return unless its slot is
+/// empty.
+#[inline(always)]
+fn restart(context: &TcContext, direction: Direction) {
+    // SAFETY: the slot holds this very program, or its successor.
+    unsafe { PIPELINE.tail_call(context, stage_of(direction)) };
 }

@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::Netns;
+use crate::netlink::NetlinkError;
 
 /// An error of the link layer. The text names the thing, the cause and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +91,112 @@ pub enum LinkError {
         /// The request, in words.
         request: &'static str,
         /// The kernel's answer.
+        source: NetlinkError,
+    },
+
+    /// What was asked for cannot be.
+    #[error("{thing} {value:?} cannot be: {reason}")]
+    Invalid {
+        /// The kind of thing.
+        thing: &'static str,
+        /// What was given.
+        value: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+
+    /// The name is taken.
+    #[error(
+        "interface {interface} already exists in network namespace {netns}; delete it or choose \
+         another name"
+    )]
+    Exists {
+        /// The name.
+        interface: String,
+        /// Where it is.
+        netns: String,
+    },
+
+    /// The kernel cannot do this at all.
+    #[error("this kernel has no {feature}; {remedy}")]
+    Unsupported {
+        /// What is missing.
+        feature: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+
+    /// The kernel refused a change, and nothing was changed.
+    #[error(
+        "cannot {change} (asked in network namespace {netns}): {source}{}",
+        after_semicolon(remedy)
+    )]
+    Change {
+        /// The change, in words.
+        change: String,
+        /// The namespace of the socket.
+        netns: String,
+        /// The kernel's answer.
+        source: NetlinkError,
+        /// What to do about it; may be empty.
+        remedy: &'static str,
+    },
+
+    /// A sysctl could not be set.
+    #[error(
+        "cannot set sysctl net/{path} to {value:?} in network namespace {netns}: {source}; is \
+         /proc/sys writable, and the interface there?"
+    )]
+    Sysctl {
+        /// The path below `/proc/sys/net`.
+        path: String,
+        /// The value.
+        value: String,
+        /// The namespace.
+        netns: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// Frames could not be sent or received.
+    #[error("packet socket on interface {ifindex} in network namespace {netns} ({step}): {source}")]
+    PacketSocket {
+        /// The interface.
+        ifindex: u32,
+        /// Its namespace.
+        netns: String,
+        /// The step that failed.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// No such device.
+    #[error("device {device} is not {place}; see lspci -D, or /sys/bus/auxiliary/devices")]
+    NoDevice {
+        /// The device that was asked for.
+        device: String,
+        /// Where it should be.
+        place: &'static str,
+    },
+
+    /// The PF has no such VF.
+    #[error("{pf} has no VF {vf}; its driver must tell of VFs over netlink, see ip link show {pf}")]
+    NoVf {
+        /// The PF.
+        pf: String,
+        /// The VF's number.
+        vf: u32,
+    },
+
+    /// A file of sysfs could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Sysfs {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
         source: io::Error,
     },
 
@@ -105,7 +212,41 @@ pub enum LinkError {
     },
 }
 
+fn after_semicolon(remedy: &str) -> String {
+    if remedy.is_empty() {
+        String::new()
+    } else {
+        format!("; {remedy}")
+    }
+}
+
 impl LinkError {
+    /// The kernel's error number (`errno(3)`), where it answered with one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Request { source, .. } | Self::Change { source, .. } => source.errno(),
+            Self::NamespaceGone { source, .. }
+            | Self::Namespace { source, .. }
+            | Self::Socket { source, .. }
+            | Self::Sysctl { source, .. }
+            | Self::Sysfs { source, .. }
+            | Self::PacketSocket { source, .. }
+            | Self::Receive { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Turns a refusal with this error number into [`LinkError::Exists`].
+    pub(super) fn exists(self, errno: i32, interface: &str, netns: &str) -> Self {
+        if self.errno() != Some(errno) {
+            return self;
+        }
+        Self::Exists {
+            interface: interface.to_owned(),
+            netns: netns.to_owned(),
+        }
+    }
+
     /// Turns the error of one step of a socket's set-up into a [`LinkError::Socket`].
     pub(super) fn socket(netns: &Netns, step: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Socket {

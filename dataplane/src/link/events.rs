@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 
 use ipnet::IpNet;
 
-use super::decode::{
-    AddressMessage, LinkMessage, Malformed, Message, decode_nsid, decode_tc_ifindex, messages,
-};
+use super::decode::{AddressMessage, LinkMessage, decode_nsid, decode_tc_ifindex};
+use crate::netlink::decode::{Malformed, Message, messages};
 
 /// A change in one of the namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,8 +139,9 @@ impl Decoder {
                 (nsid, change)
             }
             libc::RTM_NEWADDR | libc::RTM_DELADDR => {
-                let Some(AddressMessage { ifindex, address }) =
-                    AddressMessage::decode(message.body)?
+                let Some(AddressMessage {
+                    ifindex, address, ..
+                }) = AddressMessage::decode(message.body)?
                 else {
                     return Ok(());
                 };

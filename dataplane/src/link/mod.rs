@@ -1,7 +1,9 @@
-//! Interfaces and network namespaces, read and watched over rtnetlink.
+//! Interfaces and network namespaces, read, changed and watched over rtnetlink.
 //!
 //! - [`Netns`] opens a namespace and runs closures inside it on a throw-away thread.
 //! - [`Netlink`] is a request socket bound to one namespace: interfaces, addresses, namespace ids.
+//!   It also changes them: children made in place, names, moves, addresses, routes, rules.
+//! - [`announce`] and [`find_conflicts`] speak with an interface's neighbours.
 //! - [`Monitor`] is one socket that hears the link and address changes of every namespace that has
 //!   an id in the agent's own ([`Netlink::ensure_nsid`]).
 //!
@@ -14,21 +16,38 @@
 //! `recvmsg` calls themselves, so an asynchronous socket would not wait less, and would cost a task
 //! and a buffer for each namespace.
 
+mod address;
+mod change;
+mod create;
 mod decode;
 mod error;
 mod events;
 mod interface;
+mod lend;
 mod mac;
 mod monitor;
+mod neighbour;
 mod netns;
 mod nsid;
 mod query;
+mod route;
 mod socket;
+mod sysctl;
+pub(crate) mod sysfs;
+mod vf;
 
+pub use address::{AddressState, Dad};
+pub use create::{ChildKind, ChildSpec};
 pub use error::LinkError;
 pub use events::{LinkChange, LinkEvent};
-pub use interface::{Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
+pub use interface::{Details, Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
+pub use lend::{NetdevState, Returned};
 pub use mac::Mac;
 pub use monitor::Monitor;
+pub use neighbour::{Conflict, ProbeTiming, announce, find_conflicts};
 pub use netns::{Netns, NetnsId, NetnsRef};
+pub use route::{MAIN_TABLE, Route, SourceRule};
 pub use socket::Netlink;
+pub use sysctl::{Sysctl, set_sysctls};
+pub use sysfs::{DeviceId, PciFunction, Sriov, Sysfs};
+pub use vf::{VfConfig, VfLink, VfState, VfVlanTag, VlanProtocol};

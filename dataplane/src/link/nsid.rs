@@ -44,7 +44,7 @@ impl Netlink {
         let message = RouteNetlinkMessage::NewNsId(nsid_message(other, Some(CHOOSE)));
         match self.get(message, |_| Ok(None::<()>)) {
             // EEXIST: someone else was faster.
-            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+            Err(error) if !error.is(libc::EEXIST) => {
                 return Err(self.failed("assign a namespace id", error));
             }
             _ => {}

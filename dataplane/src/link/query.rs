@@ -9,12 +9,11 @@ use netlink_packet_route::{
 };
 
 use super::{
-    Interface, LinkError, Netlink,
+    Details, Interface, LinkError, Netlink,
+    change::NAME_MAX,
     decode::{AddressMessage, LinkMessage},
 };
-
-/// The longest interface name (`IFNAMSIZ` - 1, uapi `linux/if.h`).
-const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+use crate::netlink::NetlinkError;
 
 impl Netlink {
     /// Reads from another sysfs than `/sys`.
@@ -68,7 +67,10 @@ impl Netlink {
             .map(|link| Interface::from_message(link, &self.sysfs))
             .collect();
         interfaces.sort_by_key(|interface| interface.ifindex);
-        for AddressMessage { ifindex, address } in addresses {
+        for AddressMessage {
+            ifindex, address, ..
+        } in addresses
+        {
             let position = interfaces.binary_search_by_key(&ifindex, |other| other.ifindex);
             // Not found: an interface that came between the two dumps.
             if let Some(interface) = position.ok().and_then(|at| interfaces.get_mut(at)) {
@@ -76,6 +78,23 @@ impl Netlink {
             }
         }
         Ok(interfaces)
+    }
+
+    /// Reads what an interface is called and whether it can carry traffic.
+    ///
+    /// # Errors
+    /// As [`Netlink::interface`].
+    pub fn details(&mut self, ifindex: u32) -> Result<Details, LinkError> {
+        let mut request = link_request();
+        request.header.index = ifindex;
+        let read = self.get(RouteNetlinkMessage::GetLink(request), |message| {
+            LinkMessage::decode(message.body).map(Some)
+        });
+        match read {
+            Ok(Some(link)) => Ok(Details::from(link)),
+            Err(error) if !error.is(libc::ENODEV) => Err(self.failed("read an interface", error)),
+            _ => Err(self.not_found(format!("index {ifindex}"))),
+        }
     }
 
     fn one_interface(
@@ -86,7 +105,7 @@ impl Netlink {
         let read = self.try_one_interface(request);
         match read {
             Ok(Some(interface)) => Ok(interface),
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Err(self.not_found(name())),
+            Err(error) if error.is(libc::ENODEV) => Err(self.not_found(name())),
             Ok(None) => {
                 let source = io::Error::other("the kernel acknowledged but described nothing");
                 Err(self.failed("read an interface", source))
@@ -95,7 +114,10 @@ impl Netlink {
         }
     }
 
-    fn try_one_interface(&mut self, request: LinkRequest) -> io::Result<Option<Interface>> {
+    fn try_one_interface(
+        &mut self,
+        request: LinkRequest,
+    ) -> Result<Option<Interface>, NetlinkError> {
         let message = RouteNetlinkMessage::GetLink(request);
         let link = self.get(message, |message| {
             LinkMessage::decode(message.body).map(Some)
@@ -110,7 +132,7 @@ impl Netlink {
     }
 
     /// Addresses of one interface, or of all when `ifindex` is 0.
-    fn addresses(&mut self, ifindex: u32) -> io::Result<Vec<AddressMessage>> {
+    pub(super) fn addresses(&mut self, ifindex: u32) -> Result<Vec<AddressMessage>, NetlinkError> {
         let mut request = AddressRequest::default();
         request.header.index = ifindex;
         self.dump(RouteNetlinkMessage::GetAddress(request), |message| {
@@ -126,7 +148,7 @@ impl Netlink {
         .map_err(|source| self.failed("list interfaces", source))
     }
 
-    fn not_found(&mut self, interface: String) -> LinkError {
+    pub(super) fn not_found(&mut self, interface: String) -> LinkError {
         match self.links() {
             Ok(links) => LinkError::NotFound {
                 interface,

@@ -3,6 +3,7 @@
 mod apt;
 mod apt_sources;
 mod bpffs;
+mod go_tools;
 mod linker;
 mod packages;
 mod rust_src;
@@ -14,7 +15,8 @@ use clap::{Args, ValueEnum as _};
 
 pub(crate) use self::{
     bpffs::BPFFS,
-    packages::{Group, python_with_scapy},
+    go_tools::ensure as cni_clients,
+    packages::{Group, cni_plugins, python_with_scapy},
 };
 use crate::{exec, toolchain::Toolchain};
 
@@ -40,6 +42,9 @@ impl Setup {
             build_tools()?;
         }
         system(groups)?;
+        if groups.contains(&Group::Test) {
+            cni_clients()?;
+        }
         exec::step("Everything is in place");
         Ok(())
     }

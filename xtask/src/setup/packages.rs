@@ -42,10 +42,11 @@ struct Tool {
 
 impl Tool {
     fn is_there(&self) -> bool {
-        if self.name == SCAPY {
-            python_with_scapy().is_some()
-        } else {
-            on_path(self.name)
+        match self.name {
+            SCAPY => python_with_scapy().is_some(),
+            CNI_PLUGINS => cni_plugins().is_some(),
+            BUSYBOX => static_busybox(),
+            name => on_path(name),
         }
     }
 
@@ -56,9 +57,13 @@ impl Tool {
 
 /// A Python module, so not found on `PATH`.
 const SCAPY: &str = "scapy";
+/// The reference CNI plugins, which no distribution has on `PATH`.
+const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
+/// All that a test's container holds, so it must need no library.
+const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 11] = {
+const TOOLS: [Tool; 15] = {
     use Group::{Bench, Demo, Test};
     const fn tool(
         name: &'static str,
@@ -97,6 +102,18 @@ const TOOLS: [Tool; 11] = {
             &[Test],
             ["python3-scapy", "python3-scapy", "python-scapy"],
         ),
+        tool(
+            CNI_PLUGINS,
+            &[Test, Bench],
+            [
+                "containernetworking-plugins",
+                "containernetworking-plugins",
+                "cni-plugins",
+            ],
+        ),
+        tool("ctr", &[Test], ["containerd"; 3]),
+        tool("runc", &[Test], ["runc"; 3]),
+        tool(BUSYBOX, &[Test], ["busybox-static", "busybox", "busybox"]),
     ]
 };
 
@@ -113,6 +130,27 @@ pub(crate) fn python_with_scapy() -> Option<PathBuf> {
         .into_iter()
         .find(|python| exec::capture(Command::new(python).args(["-c", LOOK])).is_ok())
         .map(Path::to_path_buf)
+}
+
+/// The folder of the reference CNI plugins: where Debian and Arch, Fedora, and their own archive put
+/// them.
+pub(crate) fn cni_plugins() -> Option<PathBuf> {
+    ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|folder| {
+            let has = |plugin| folder.join(plugin).exists();
+            ["macvlan", "host-local", "static"].into_iter().all(has)
+        })
+}
+
+/// Whether the busybox on `PATH` runs in a folder that holds nothing else.
+fn static_busybox() -> bool {
+    exec::find("busybox").is_some_and(|busybox| {
+        // ldd fails on what is not dynamic, or calls it static.
+        exec::capture(Command::new("ldd").arg(busybox))
+            .map_or(true, |libraries| libraries.contains("statically linked"))
+    })
 }
 
 /// Installs what the groups need and the machine lacks.

@@ -1,0 +1,162 @@
+//! CNI clients that only exist as Go modules: the reference `cnitool`, and Multus.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{exec, toolchain};
+
+/// A program, the module that holds it and the release that is built.
+struct GoTool {
+    program: &'static str,
+    module: &'static str,
+    package: &'static str,
+    version: &'static str,
+}
+
+/// The first cnitool that knows STATUS and GC, and the newest Multus.
+const TOOLS: [GoTool; 2] = [
+    GoTool {
+        program: "cnitool",
+        module: "github.com/containernetworking/cni",
+        package: "github.com/containernetworking/cni/cnitool",
+        version: "v1.3.0",
+    },
+    GoTool {
+        program: "multus",
+        module: "gopkg.in/k8snetworkplumbingwg/multus-cni.v4",
+        package: "gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus",
+        version: "v4.3.0",
+    },
+];
+
+/// What the newest of the modules asks for in its `go.mod`.
+const GO: [u32; 2] = [1, 25];
+
+/// Where Go installs itself when nobody has put it on `PATH`: its own archive's place.
+const GO_HOME: &str = "/usr/local/go/bin/go";
+
+/// The folder with `cnitool` and `multus`, built on first use.
+///
+/// # Errors
+/// Go is absent or too old, or a module cannot be had.
+pub(crate) fn ensure() -> Result<PathBuf> {
+    let cache = toolchain::cache()?;
+    let home = cache.join("cni");
+    if is_ready(&home) {
+        return Ok(home);
+    }
+    let _lock = toolchain::lock(&cache)?;
+    if !is_ready(&home) {
+        let go = go()?;
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        for tool in TOOLS.iter().filter(|tool| !tool.is_ready(&home)) {
+            tool.build(&go, &home)?;
+        }
+    }
+    Ok(home)
+}
+
+fn is_ready(home: &Path) -> bool {
+    TOOLS.iter().all(|tool| tool.is_ready(home))
+}
+
+impl GoTool {
+    /// Names the release beside the program, so that a newer pin is built anew.
+    fn stamp(&self, home: &Path) -> PathBuf {
+        home.join(format!("{}-{}", self.program, self.version))
+    }
+
+    fn is_ready(&self, home: &Path) -> bool {
+        home.join(self.program).exists() && self.stamp(home).exists()
+    }
+
+    /// Builds in a module of our own that requires the pinned one. `go install PACKAGE@VERSION`
+    /// would also ask for the list of all its releases, which not every module proxy has.
+    fn build(&self, go: &Path, home: &Path) -> Result<()> {
+        exec::step(&format!(
+            "Building {} {} (once; up to three minutes)",
+            self.program, self.version
+        ));
+        let scratch = home.join("build");
+        fs::create_dir_all(&scratch)
+            .with_context(|| format!("cannot make {}", scratch.display()))?;
+        let [major, minor] = GO;
+        let module = format!(
+            "module sluice/tools\n\ngo {major}.{minor}\n\nrequire {} {}\n",
+            self.module, self.version
+        );
+        fs::write(scratch.join("go.mod"), module).context("cannot write go.mod")?;
+        exec::run(
+            Command::new(go)
+                .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
+                .arg(home.join(self.program))
+                .arg(self.package)
+                .env("GOFLAGS", "-mod=mod")
+                .env("GOWORK", "off")
+                .current_dir(&scratch),
+        )
+        .with_context(|| format!("{} could not be built; see above", self.program))?;
+        fs::remove_dir_all(&scratch)
+            .with_context(|| format!("cannot remove {}", scratch.display()))?;
+        fs::write(self.stamp(home), "").with_context(|| format!("cannot mark {}", self.program))
+    }
+}
+
+/// A Go that can build the tools: new enough, or able to fetch one that is.
+fn go() -> Result<PathBuf> {
+    let [major, minor] = GO;
+    let remedy = format!(
+        "Install Go {major}.{minor} or newer from https://go.dev/dl into /usr/local/go, \
+         or your distribution's package where it is as new"
+    );
+    let found = exec::find("go").or_else(|| Some(PathBuf::from(GO_HOME)).filter(|go| go.exists()));
+    let Some(go) = found else {
+        bail!("missing: go, to build cnitool and Multus. {remedy}");
+    };
+    let text = exec::capture(Command::new(&go).arg("version"))?;
+    // Since 1.21, and unless GOTOOLCHAIN forbids it, Go fetches the release that a module wants.
+    let fetches = exec::capture(Command::new(&go).args(["env", "GOTOOLCHAIN"]))
+        .is_ok_and(|value| value.trim().starts_with("auto"));
+    match release(&text) {
+        Some(release) if release >= GO || (release >= [1, 21] && fetches) => Ok(go),
+        _ => bail!("{} is too old: {}. {remedy}", go.display(), text.trim()),
+    }
+}
+
+/// Major and minor number in what `go version` prints.
+fn release(text: &str) -> Option<[u32; 2]> {
+    let mut words = text.split_whitespace();
+    let number = words.find_map(|word| word.strip_prefix("go").filter(|rest| !rest.is_empty()))?;
+    let mut parts = number.split('.');
+    let mut part = || {
+        let digits: String = parts
+            .next()?
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().ok()
+    };
+    Some([part()?, part()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_go_says_of_itself() {
+        for (text, expected) in [
+            ("go version go1.26.8 linux/amd64", Some([1, 26])),
+            ("go version go1.19 linux/arm64", Some([1, 19])),
+            ("go version go1.25rc2 linux/amd64", Some([1, 25])),
+            ("go version devel", None),
+        ] {
+            assert_eq!(release(text), expected, "{text}");
+        }
+    }
+}
