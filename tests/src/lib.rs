@@ -8,6 +8,7 @@ pub mod model;
 pub mod netns;
 pub mod node;
 pub mod packets;
+pub mod policy;
 pub mod poll;
 pub mod traffic;
 pub mod wire;
