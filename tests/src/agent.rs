@@ -49,6 +49,8 @@ pub struct TestAgent {
     pins: PathBuf,
     node: String,
     options: Vec<String>,
+    /// Another binary than the one under test.
+    binary: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -76,8 +78,27 @@ impl TestAgent {
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
+            binary: None,
             process: None,
         })
+    }
+
+    /// Other options from the next start on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Another binary from the next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
+    }
+
+    /// What it is run from.
+    ///
+    /// # Errors
+    /// The binary is not known.
+    fn program(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(binary, Ok)
     }
 
     /// The pins' folder.
@@ -104,7 +125,7 @@ impl TestAgent {
     /// # Errors
     /// The binary is not known.
     pub fn command(&self) -> Result<Command> {
-        let mut command = self.nsenter(&binary()?);
+        let mut command = self.nsenter(&self.program()?);
         command
             .arg("agent")
             // Nor in /etc.

@@ -96,7 +96,7 @@ impl Programs {
 }
 
 /// Where the finished object is: as the build of the `dataplane` crate looks for it.
-fn object_path() -> PathBuf {
+pub fn object_path() -> PathBuf {
     std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
         || {
             PathBuf::from(concat!(

@@ -1,6 +1,6 @@
 //! A node with macvlan pods and another machine, out of namespaces.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::netns::{TestNetns, output};
 
@@ -50,6 +50,40 @@ impl TestNode {
             this.pods.push(pod);
         }
         Ok(this)
+    }
+
+    /// As [`TestNode::new`], and nobody talks of his own accord: no IPv6
+    /// anywhere.
+    ///
+    /// # Errors
+    /// `ip` fails, or a setting cannot be made.
+    pub fn quiet(pods: usize) -> Result<Self> {
+        let this = Self::new(pods)?;
+        let node = [(&this.node, UPLINK), (&this.machine, "eth0")];
+        let pods = this.pods.iter().map(|pod| (pod, POD_INTERFACE));
+        for (netns, interface) in node.into_iter().chain(pods) {
+            netns.set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
+        }
+        Ok(this)
+    }
+
+    /// Tells the first two pods each other's MAC address once and for all, so
+    /// that a stream between them is all that flows.
+    ///
+    /// # Errors
+    /// There are no two pods, or `ip` fails.
+    pub fn introduce_pods(&self) -> Result<()> {
+        for (here, there) in [(0, 1), (1, 0)] {
+            let [address, _] = addresses(there);
+            let mac = self.pods[there].describe(POD_INTERFACE)?["address"]
+                .as_str()
+                .context("no MAC address")?
+                .to_owned();
+            self.pods[here].ip(&format!(
+                "neighbor replace {address} lladdr {mac} dev {POD_INTERFACE} nud permanent"
+            ))?;
+        }
+        Ok(())
     }
 }
 

@@ -29,6 +29,9 @@ impl Agent {
         self.sweep();
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
         self.engage_uplinks();
+        if let Some(counters) = self.kernel.finish_migration()? {
+            tracing::info!("the maps are of this version now; {counters} counters carried over");
+        }
         Ok(())
     }
 
@@ -85,7 +88,7 @@ impl Agent {
     /// Makes sure that the endpoint runs this version's entry programs.
     fn renew(&self, record: &EndpointRecord, netns: &Netns, interface: &Interface) -> Result<()> {
         self.configure(record.id)?;
-        let current = record.entry_tags == self.entry_tags;
+        let current = record.entry_tags == self.entry_tags && !self.kernel.is_migrating();
         let alive = match record.mechanism {
             TcMechanism::Tcx => self.kernel.links_alive(record.id),
             // Attaching replaces the filter, and puts it back if it is gone.
