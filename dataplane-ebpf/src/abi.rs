@@ -638,16 +638,17 @@ pub struct Carry {
     /// Its place among all that is carried over, from 0. Each is added once,
     /// however often it is offered.
     pub number: u64,
+    /// [`CarryTo`].
+    pub to: u32,
+    /// Always zero: where a frame has its ethertype, by which the kernel would
+    /// look for more in it.
+    pub pad: u32,
     /// Packets, or whatever the map counts.
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
     /// The key, as bytes; of an index, the first word.
     pub key: [u32; 2],
-    /// [`CarryTo`].
-    pub to: u32,
-    /// Always zero.
-    pub pad: u32,
 }
 
 impl Carry {
@@ -661,11 +662,18 @@ impl Carry {
     /// The record as a packet.
     #[cfg(not(feature = "kernel"))]
     pub fn octets(&self) -> [u8; 40] {
-        let mut octets = [0; 40];
         let [first, second] = self.key;
-        let words = [self.number, self.packets, self.bytes].map(u64::to_ne_bytes);
-        let halves = [first, second, self.to, self.pad].map(u32::to_ne_bytes);
-        let bytes = words.iter().flatten().chain(halves.iter().flatten());
+        let fields = [
+            &self.number.to_ne_bytes()[..],
+            &self.to.to_ne_bytes(),
+            &self.pad.to_ne_bytes(),
+            &self.packets.to_ne_bytes(),
+            &self.bytes.to_ne_bytes(),
+            &first.to_ne_bytes(),
+            &second.to_ne_bytes(),
+        ];
+        let mut octets = [0; 40];
+        let bytes = fields.into_iter().flatten();
         for (octet, byte) in octets.iter_mut().zip(bytes) {
             *octet = *byte;
         }

@@ -235,6 +235,8 @@ impl Pipeline {
             types: 0,
         };
         for (slot, name) in [
+            (stage::POLICY_INGRESS, "policy_ingress"),
+            (stage::POLICY_EGRESS, "policy_egress"),
             (stage::INGRESS, "pipeline_ingress"),
             (stage::EGRESS, "pipeline_egress"),
         ] {
