@@ -7,7 +7,7 @@ use std::{fs, os::unix::process::CommandExt, process::Command};
 use anyhow::{Context, Result, ensure};
 use nix::{mount::MsFlags, sched::CloneFlags};
 use sluice_tests::{
-    agent::{TestAgent, binary},
+    agent::{TestAgent, binary, install},
     netns::TestNetns,
     node::{POD_INTERFACE, TestNode},
 };
@@ -112,7 +112,7 @@ fn no_root() -> Result<()> {
     let setup = TestNode::new(0)?;
     let folder = tempfile::tempdir()?;
     let copy = folder.path().join("sluice");
-    fs::copy(binary()?, &copy)?;
+    install(&binary()?, &copy)?;
     fs::set_permissions(
         folder.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),

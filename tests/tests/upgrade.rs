@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use dataplane_ebpf::abi::LAYOUT;
 use serde_json::Value;
 use sluice_tests::{
-    agent::{TestAgent, binary, mechanisms},
+    agent::{TestAgent, binary, install, mechanisms},
     harness,
     node::{MACHINE, NODE, POD_INTERFACE, TestNode, UPLINK, addresses, pings},
     poll::wait_until,
@@ -226,9 +226,9 @@ fn pins_of_an_older_layout_are_taken_over_and_of_a_newer_one_refused() -> Result
 #[test]
 fn a_pipeline_of_another_build_is_replaced_under_load() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let other = folder.path().join("sluice");
-    fs::write(&other, another_build()?)?;
-    fs::set_permissions(&other, fs::Permissions::from_mode(0o755))?;
+    let (written, other) = (folder.path().join("written"), folder.path().join("sluice"));
+    fs::write(&written, another_build()?)?;
+    install(&written, &other)?;
     for mechanism in mechanisms() {
         let mut setup = Setup::new(mechanism, "8")?;
         let ours = setup.agent.json(&["status"])?["pipeline"].clone();
@@ -263,15 +263,44 @@ fn another_build() -> Result<Vec<u8>> {
         .position(|window| window == object)
         .context("the binary does not hold the object; build both with cargo xtask build")?;
     let mut changed = 0;
-    // Instructions are eight bytes long, and so aligned in the object.
-    for instruction in binary[start..start + object.len()].chunks_exact_mut(8) {
-        if JUMPS.contains(&instruction[0]) && instruction[4..] == SERVICE_TAG {
-            instruction[4..].copy_from_slice(&OTHER_TAG);
-            changed += 1;
+    for section in code(&object)? {
+        let section = start + section.start..start + section.end;
+        for instruction in binary[section].chunks_exact_mut(8) {
+            if JUMPS.contains(&instruction[0]) && instruction[4..] == SERVICE_TAG {
+                instruction[4..].copy_from_slice(&OTHER_TAG);
+                changed += 1;
+            }
         }
     }
     ensure!(changed > 0, "the programs compare nothing with 0x88a8");
     Ok(binary)
+}
+
+/// Where an object's sections of instructions are (`Elf64_Ehdr`, `Elf64_Shdr`:
+/// elf(5)).
+fn code(object: &[u8]) -> Result<Vec<Range<usize>>> {
+    const EXECUTABLE: usize = 4;
+    let number = |offset: usize, length: usize| -> Result<usize> {
+        let bytes = object.get(offset..offset + length);
+        let bytes = bytes.context("an object cut short")?;
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | usize::from(*byte)))
+    };
+    let (headers, length, count) = (number(0x28, 8)?, number(0x3a, 2)?, number(0x3c, 2)?);
+    let mut sections = Vec::new();
+    for header in (0..count).map(|section| headers + section * length) {
+        let (flags, start, size) = (
+            number(header + 0x08, 8)?,
+            number(header + 0x18, 8)?,
+            number(header + 0x20, 8)?,
+        );
+        if flags & EXECUTABLE != 0 {
+            sections.push(start..start + size);
+        }
+    }
+    Ok(sections)
 }
 
 #[test]
