@@ -2,9 +2,7 @@
 //! build, with other sizes, with another layout of the maps. No packet is lost
 //! and no counter goes back.
 
-use std::{
-    fs, net::UdpSocket, os::unix::fs::PermissionsExt as _, path::PathBuf, thread, time::Instant,
-};
+use std::{fs, net::UdpSocket, ops::Range, path::PathBuf, thread, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use dataplane_ebpf::abi::LAYOUT;
