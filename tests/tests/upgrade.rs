@@ -142,7 +142,7 @@ fn maps_of_another_size_take_over_what_the_old_ones_held() -> Result<()> {
             let after = traces(&setup.agent, setup.ids[1])?;
             ensure!(after == before, "{size}: {after:#}, not {before:#}");
             let status = setup.agent.json(&["status"])?;
-            ensure!(status["max_endpoints"].to_string() == size, "{status}");
+            ensure!(status["max_endpoints"] == size.parse::<u32>()?, "{status}");
             left_nothing_but(&setup.agent, LAYOUT)?;
         }
         setup.check().context(*mechanism)?;
