@@ -59,38 +59,29 @@ impl TestNode {
         Ok(this)
     }
 
-    /// As [`TestNode::new`], and nobody talks of his own accord: no IPv6
-    /// anywhere.
+    /// Two pods that know each other's MAC address once and for all, and no
+    /// IPv6 anywhere, which would talk of its own accord: what is sent is all
+    /// that flows.
     ///
     /// # Errors
-    /// `ip` fails, or a setting cannot be made.
-    pub fn quiet(pods: usize) -> Result<Self> {
-        let this = Self::new(pods)?;
-        let node = [(&this.node, UPLINK), (&this.machine, "eth0")];
-        let pods = this.pods.iter().map(|pod| (pod, POD_INTERFACE));
-        for (netns, interface) in node.into_iter().chain(pods) {
+    /// `ip` fails, or a sysctl is not there.
+    pub fn quiet_pair() -> Result<Self> {
+        let this = Self::new(2)?;
+        for (netns, interface) in [(&this.node, UPLINK), (&this.machine, "eth0")] {
             netns.set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
         }
-        Ok(this)
-    }
-
-    /// Tells the first two pods each other's MAC address once and for all, so
-    /// that a stream between them is all that flows.
-    ///
-    /// # Errors
-    /// There are no two pods, or `ip` fails.
-    pub fn introduce_pods(&self) -> Result<()> {
+        for pod in &this.pods {
+            pod.set_sysctl(&format!("ipv6/conf/{POD_INTERFACE}/disable_ipv6"), "1")?;
+        }
         for (here, there) in [(0, 1), (1, 0)] {
             let [address, _] = addresses(there);
-            let mac = self.pods[there].describe(POD_INTERFACE)?["address"]
-                .as_str()
-                .context("no MAC address")?
-                .to_owned();
-            self.pods[here].ip(&format!(
+            let described = this.pods[there].describe(POD_INTERFACE)?;
+            let mac = described["address"].as_str().context("no MAC address")?;
+            this.pods[here].ip(&format!(
                 "neighbor replace {address} lladdr {mac} dev {POD_INTERFACE} nud permanent"
             ))?;
         }
-        Ok(())
+        Ok(this)
     }
 }
 

@@ -17,8 +17,7 @@ fn packets(stats: &Value, direction: &str) -> Result<u64> {
 }
 
 fn kill_under_load(options: &[&str]) -> Result<()> {
-    let setup = TestNode::quiet(2)?;
-    setup.introduce_pods()?;
+    let setup = TestNode::quiet_pair()?;
     let mut agent = TestAgent::start(&setup.node, options)?;
     let sender = agent.attach(&setup.pods[0], POD_INTERFACE)?;
     let receiver = agent.attach(&setup.pods[1], POD_INTERFACE)?;
@@ -251,7 +250,7 @@ fn take_away(mechanism: &str) -> Result<()> {
 
 #[test]
 fn malformed_packets_are_dropped_by_name_and_told_of() -> Result<()> {
-    let setup = TestNode::quiet(2)?;
+    let setup = TestNode::quiet_pair()?;
     let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
     let id = agent.attach(&setup.pods[0], POD_INTERFACE)?;
     let events = setup.node.command("timeout");

@@ -29,8 +29,7 @@ struct Setup {
 
 impl Setup {
     fn new(mechanism: &'static str, max_endpoints: &str) -> Result<Self> {
-        let node = TestNode::quiet(2)?;
-        node.introduce_pods()?;
+        let node = TestNode::quiet_pair()?;
         let agent = TestAgent::start(&node.node, &options(mechanism, max_endpoints))?;
         let ids = [
             agent.attach(&node.pods[0], POD_INTERFACE)?,
