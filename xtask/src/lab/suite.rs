@@ -115,8 +115,6 @@ pub(crate) fn run(
     let mut environment = inherited();
     environment.retain(|(name, _)| name != "SLUICE_BIN");
     environment.push(("SLUICE_BIN".into(), sluice.into()));
-    // Each frame of one costs a second in emulation.
-    environment.push(("RUST_BACKTRACE".into(), "0".into()));
     if let Some(python) = setup::python_with_scapy() {
         environment.push(("SLUICE_PYTHON".into(), python.into()));
     }
@@ -210,7 +208,7 @@ fn script(boot: &Boot, binaries: &BTreeMap<String, PathBuf>, filters: &[String])
 }
 
 /// Builds the integration tests; their binaries by name.
-fn binaries() -> Result<BTreeMap<String, PathBuf>> {
+pub(super) fn binaries() -> Result<BTreeMap<String, PathBuf>> {
     #[derive(Deserialize)]
     struct Message {
         executable: Option<PathBuf>,
