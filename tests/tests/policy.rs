@@ -733,7 +733,8 @@ fn audit_mode_tells_what_it_would_drop_and_drops_nothing() {
         .policy()
         .would_drop()
         .unwrap()
-        .iter()
+        .values()
+        .flatten()
         .map(|(key, counter)| (key.port, key.direction, key.reason, counter.packets))
         .collect();
     counts.sort_unstable();
