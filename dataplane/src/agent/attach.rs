@@ -4,7 +4,7 @@ use dataplane_ebpf::abi::EndpointConfig;
 
 use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
 use crate::{
-    api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName},
+    api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName, TcMechanism},
     endpoint::{EndpointRecord, Phase},
     link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef},
 };
@@ -77,6 +77,7 @@ impl Agent {
             ifindex: target.interface.ifindex,
             pod: target.pod,
             mechanism: self.kernel.mechanism(self.options.tc)?,
+            made_clsact: false,
             entry_tags: self.entry_tags,
         };
         self.store.put_endpoint(&record)?;
@@ -122,8 +123,14 @@ impl Agent {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
-        self.kernel
-            .attach(netns, &interface.name, record.id, record.mechanism)?;
+        record.made_clsact = make_clsact(record.mechanism, netns, interface.ifindex)?;
+        let attached = self
+            .kernel
+            .attach(netns, &interface.name, record.id, record.mechanism);
+        if attached.is_err() && record.made_clsact {
+            release_clsact(netns, &interface.name);
+        }
+        attached?;
         record.phase = Phase::Attached;
         self.store.put_endpoint(&record)?;
         let attached = Attached {
@@ -202,8 +209,7 @@ impl Agent {
             endpoint.interface.name.clone()
         };
         let netns = open_same(&record.netns, record.netns_id);
-        self.kernel
-            .detach(netns.as_ref(), &name, id, record.mechanism)?;
+        self.detach_record(record, netns.as_ref(), &name)?;
         {
             // The id is nobody else's until its entries are cleared.
             let mut state = self.state_mut();
@@ -213,6 +219,23 @@ impl Agent {
         self.sync_reach(&mut self.changes());
         self.take_back(id);
         self.state_mut().reserved.remove(&id);
+        Ok(())
+    }
+
+    /// Takes what was attached by a record from an interface.
+    pub(super) fn detach_record(
+        &self,
+        record: &EndpointRecord,
+        netns: Option<&Netns>,
+        interface: &str,
+    ) -> Result<()> {
+        self.kernel
+            .detach(netns, interface, record.id, record.mechanism)?;
+        if let Some(netns) = netns
+            && record.made_clsact
+        {
+            release_clsact(netns, interface);
+        }
         Ok(())
     }
 
@@ -360,4 +383,25 @@ fn lasting(given: &NetnsRef, netns: &Netns) -> NetnsRef {
 /// Opens the namespace again if it is still the same one.
 pub(super) fn open_same(netns: &NetnsRef, id: NetnsId) -> Option<Netns> {
     Netns::open(netns).ok().filter(|netns| netns.id() == id)
+}
+
+/// Makes the clsact qdisc where filters are to go on one; whether it was not
+/// there.
+pub(super) fn make_clsact(mechanism: TcMechanism, netns: &Netns, ifindex: u32) -> Result<bool> {
+    match mechanism {
+        TcMechanism::Tcx => Ok(false),
+        TcMechanism::Clsact => Ok(Netlink::open(netns)?.make_clsact(ifindex)?),
+    }
+}
+
+/// Removes the clsact qdisc that was made for an interface, unless others have
+/// put filters on it. One that stays does no harm.
+pub(super) fn release_clsact(netns: &Netns, interface: &str) {
+    let released = Netlink::open(netns).and_then(|mut netlink| {
+        let ifindex = netlink.interface(interface)?.ifindex;
+        netlink.remove_unused_clsact(ifindex)
+    });
+    if let Err(error) = released {
+        tracing::debug!("the clsact qdisc of {interface} stays: {error}");
+    }
 }

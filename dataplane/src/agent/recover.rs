@@ -110,13 +110,7 @@ impl Agent {
     /// Removes what an endpoint whose interface is gone left behind.
     fn clear_away(&self, record: &EndpointRecord) {
         let netns = open_same(&record.netns, record.netns_id);
-        let detached = self.kernel.detach(
-            netns.as_ref(),
-            &record.interface,
-            record.id,
-            record.mechanism,
-        );
-        match detached {
+        match self.detach_record(record, netns.as_ref(), &record.interface) {
             Ok(()) => self.take_back(record.id),
             Err(error) => tracing::warn!("clearing endpoint {} away: {error}", record.id),
         }

@@ -2,7 +2,10 @@
 
 use dataplane_ebpf::abi::{MAX_UPLINKS, UPLINK_BIT, UplinkConfig};
 
-use super::{Agent, Changes, Error, Registered, Result};
+use super::{
+    Agent, Changes, Error, Registered, Result,
+    attach::{make_clsact, release_clsact},
+};
 use crate::{
     api::types::{Health, Uplink, UplinkRequest},
     endpoint::UplinkRecord,
@@ -31,6 +34,7 @@ impl Agent {
                 interface: request.interface.clone(),
                 host_reach: request.host_reach,
                 mechanism: self.kernel.mechanism(self.options.tc)?,
+                made_clsact: false,
                 xdp: None,
             },
         };
@@ -93,6 +97,7 @@ impl Agent {
                 interface: request.interface.clone(),
                 host_reach: request.host_reach,
                 mechanism,
+                made_clsact: false,
                 xdp: None,
             },
             interface: None,
@@ -112,6 +117,9 @@ impl Agent {
         let uplink = self.uplink(record.id)?;
         self.kernel
             .detach_uplink(&self.home, interface, record.id, record.mechanism)?;
+        if record.made_clsact {
+            release_clsact(&self.home, interface);
+        }
         let maps = self.kernel.maps();
         maps.set_uplink(record.id, UplinkConfig::default())?;
         {
@@ -143,10 +151,16 @@ impl Agent {
             xdp: self.options.xdp,
             attached_xdp: record.xdp,
         };
-        let mode = self
+        let made = make_clsact(record.mechanism, &self.home, interface.ifindex)?;
+        let attached = self
             .kernel
-            .attach_uplink(&self.home, &interface.name, id, &settings)?;
-        if record.xdp != Some(mode) {
+            .attach_uplink(&self.home, &interface.name, id, &settings);
+        if attached.is_err() && made {
+            release_clsact(&self.home, &interface.name);
+        }
+        let mode = attached?;
+        if made || record.xdp != Some(mode) {
+            record.made_clsact |= made;
             record.xdp = Some(mode);
             self.store.put_uplink(&record)?;
         }
