@@ -6,7 +6,7 @@ use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
 use crate::{
     api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName, TcMechanism},
     endpoint::{EndpointRecord, Phase},
-    link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef},
+    link::{Interface, InterfaceKind, IpvlanMode, Netlink, Netns, NetnsId, NetnsRef},
 };
 
 /// New flows a second that one endpoint may have remembered: a fourth of the
@@ -21,6 +21,16 @@ pub(super) struct Target<'a> {
     pub(super) reference: NetnsRef,
     pub(super) interface: Interface,
     pub(super) pod: Option<PodName>,
+    pub(super) pace: Pace,
+}
+
+/// How an attachment is to come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// For good, however long the kernel takes.
+    Thorough,
+    /// In force at once, with stand-ins where the kernel would take long.
+    Swift,
 }
 
 impl Agent {
@@ -33,6 +43,7 @@ impl Agent {
             netns: &netns,
             interface,
             pod: request.pod.clone(),
+            pace: Pace::Thorough,
         })?;
         self.endpoint(id)
     }
@@ -46,6 +57,16 @@ impl Agent {
         if interface.mac.is_none() {
             return Err(Error::Invalid(format!(
                 "interface {} in {netns} is no Ethernet interface; name one with a MAC address",
+                interface.name
+            )));
+        }
+        if let InterfaceKind::Ipvlan {
+            mode: IpvlanMode::L3s,
+        } = interface.kind
+        {
+            return Err(Error::Invalid(format!(
+                "interface {} in {netns} is ipvlan in mode l3s, whose arriving packets pass no hook \
+                 of the interface; use mode l2 or l3",
                 interface.name
             )));
         }
@@ -68,6 +89,7 @@ impl Agent {
 
     /// Attaches an interface under an id that is reserved for it.
     fn attach_as(&self, id: u32, target: Target<'_>) -> Result<()> {
+        let mechanism = self.kernel.mechanism(self.options.tc)?;
         let record = EndpointRecord {
             id,
             phase: Phase::Intent,
@@ -76,9 +98,10 @@ impl Agent {
             interface: target.interface.name.clone(),
             ifindex: target.interface.ifindex,
             pod: target.pod,
-            mechanism: self.kernel.mechanism(self.options.tc)?,
+            mechanism,
             made_clsact: false,
             entry_tags: self.entry_tags,
+            stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
         };
         self.store.put_endpoint(&record)?;
         self.put_in_place(record, target.interface, target.netns)
@@ -123,14 +146,12 @@ impl Agent {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
-        record.made_clsact = make_clsact(record.mechanism, netns, interface.ifindex)?;
-        let attached = self
-            .kernel
-            .attach(netns, &interface.name, record.id, record.mechanism);
-        if attached.is_err() && record.made_clsact {
-            release_clsact(netns, &interface.name);
-        }
-        attached?;
+        record.made_clsact = if record.stand_in {
+            self.kernel.stand_in(netns, &interface.name, record.id)?
+        } else {
+            self.kernel
+                .attach(netns, &interface.name, record.id, record.mechanism)?
+        };
         record.phase = Phase::Attached;
         self.store.put_endpoint(&record)?;
         let attached = Attached {
@@ -209,7 +230,7 @@ impl Agent {
             endpoint.interface.name.clone()
         };
         let netns = open_same(&record.netns, record.netns_id);
-        self.detach_record(record, netns.as_ref(), &name)?;
+        self.take_off(record, netns.as_ref(), &name)?;
         {
             // The id is nobody else's until its entries are cleared.
             let mut state = self.state_mut();
@@ -222,19 +243,22 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes what was attached by a record from an interface.
-    pub(super) fn detach_record(
+    /// Takes an endpoint's programs off its interface.
+    pub(super) fn take_off(
         &self,
         record: &EndpointRecord,
         netns: Option<&Netns>,
         interface: &str,
     ) -> Result<()> {
-        self.kernel
-            .detach(netns, interface, record.id, record.mechanism)?;
+        let detach = |mechanism| self.kernel.detach(netns, interface, record.id, mechanism);
+        if record.stand_in {
+            detach(TcMechanism::Clsact)?;
+        }
+        detach(record.mechanism)?;
         if let Some(netns) = netns
             && record.made_clsact
         {
-            release_clsact(netns, interface);
+            self.kernel.release_clsact(netns, interface);
         }
         Ok(())
     }
@@ -383,25 +407,4 @@ fn lasting(given: &NetnsRef, netns: &Netns) -> NetnsRef {
 /// Opens the namespace again if it is still the same one.
 pub(super) fn open_same(netns: &NetnsRef, id: NetnsId) -> Option<Netns> {
     Netns::open(netns).ok().filter(|netns| netns.id() == id)
-}
-
-/// Makes the clsact qdisc where filters are to go on one; whether it was not
-/// there.
-pub(super) fn make_clsact(mechanism: TcMechanism, netns: &Netns, ifindex: u32) -> Result<bool> {
-    match mechanism {
-        TcMechanism::Tcx => Ok(false),
-        TcMechanism::Clsact => Ok(Netlink::open(netns)?.make_clsact(ifindex)?),
-    }
-}
-
-/// Removes the clsact qdisc that was made for an interface, unless others have
-/// put filters on it. One that stays does no harm.
-pub(super) fn release_clsact(netns: &Netns, interface: &str) {
-    let released = Netlink::open(netns).and_then(|mut netlink| {
-        let ifindex = netlink.interface(interface)?.ifindex;
-        netlink.remove_unused_clsact(ifindex)
-    });
-    if let Err(error) = released {
-        tracing::debug!("the clsact qdisc of {interface} stays: {error}");
-    }
 }

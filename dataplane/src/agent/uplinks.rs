@@ -2,10 +2,7 @@
 
 use dataplane_ebpf::abi::{MAX_UPLINKS, UPLINK_BIT, UplinkConfig};
 
-use super::{
-    Agent, Changes, Error, Registered, Result,
-    attach::{make_clsact, release_clsact},
-};
+use super::{Agent, Changes, Error, Registered, Result};
 use crate::{
     api::types::{Health, Uplink, UplinkRequest},
     endpoint::UplinkRecord,
@@ -118,7 +115,7 @@ impl Agent {
         self.kernel
             .detach_uplink(&self.home, interface, record.id, record.mechanism)?;
         if record.made_clsact {
-            release_clsact(&self.home, interface);
+            self.kernel.release_clsact(&self.home, interface);
         }
         let maps = self.kernel.maps();
         maps.set_uplink(record.id, UplinkConfig::default())?;
@@ -151,17 +148,12 @@ impl Agent {
             xdp: self.options.xdp,
             attached_xdp: record.xdp,
         };
-        let made = make_clsact(record.mechanism, &self.home, interface.ifindex)?;
         let attached = self
             .kernel
-            .attach_uplink(&self.home, &interface.name, id, &settings);
-        if attached.is_err() && made {
-            release_clsact(&self.home, &interface.name);
-        }
-        let mode = attached?;
-        if made || record.xdp != Some(mode) {
-            record.made_clsact |= made;
-            record.xdp = Some(mode);
+            .attach_uplink(&self.home, &interface.name, id, &settings)?;
+        if attached.made_clsact || record.xdp != Some(attached.xdp) {
+            record.made_clsact |= attached.made_clsact;
+            record.xdp = Some(attached.xdp);
             self.store.put_uplink(&record)?;
         }
         let registered = Registered {

@@ -432,6 +432,7 @@ mod tests {
             mechanism: TcMechanism::Tcx,
             made_clsact: false,
             entry_tags: [1, u64::MAX],
+            stand_in: false,
         }
     }
 

@@ -1,9 +1,8 @@
 //! The clsact qdisc, which carries TC filters where the kernel has no TCX.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcHandle, TcMessage},
+    tc::{TcHandle, TcMessage},
 };
 
 use super::{LinkError, Netlink};
@@ -24,25 +23,6 @@ const fn handle(minor: u16) -> TcHandle {
 }
 
 impl Netlink {
-    /// Makes the clsact qdisc of an interface; `false` when it has one.
-    ///
-    /// # Errors
-    /// [`LinkError::Change`].
-    pub fn make_clsact(&mut self, ifindex: u32) -> Result<bool, LinkError> {
-        let mut message = request(ifindex, CLSACT);
-        message.header.handle = HANDLE;
-        message
-            .attributes
-            .push(TcAttribute::Kind("clsact".to_owned()));
-        let made = self.socket.change(
-            RouteNetlinkMessage::NewQueueDiscipline(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        );
-        self.removed(made, &[libc::EEXIST], || {
-            format!("give interface {ifindex} a clsact qdisc")
-        })
-    }
-
     /// Deletes the clsact qdisc of an interface if nothing hangs on it; whether it did.
     ///
     /// # Errors
