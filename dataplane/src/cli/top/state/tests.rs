@@ -4,7 +4,7 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
 use crate::{
-    api::types::{Count, EndpointStats, TcMechanism, Uplink, UplinkStats, XdpMode},
+    api::types::{Count, EndpointStats, FlowStats, TcMechanism, Uplink, UplinkStats, XdpMode},
     cli::top::view,
 };
 
@@ -20,6 +20,7 @@ fn stats(id: u32, pod: Option<&str>, bytes: u64) -> EndpointStats {
         },
         egress: Count::default(),
         drops: Vec::new(),
+        would_drop: Vec::new(),
         roce: Vec::new(),
     }
 }
@@ -54,6 +55,7 @@ fn reading(second: u64) -> Reading {
             }],
             faults: BTreeMap::from([("events_full".into(), second * 5)]),
             repairs: 0,
+            flows: FlowStats::default(),
         },
         endpoints: Vec::new(),
         status: Status {
