@@ -80,6 +80,15 @@ impl Snapshot {
         Ok(())
     }
 
+    /// The same without the lines that have one of these texts in them.
+    #[must_use]
+    pub fn without(mut self, texts: &[&str]) -> Self {
+        for lines in self.facts.values_mut() {
+            lines.retain(|line| !texts.iter().any(|text| line.contains(text)));
+        }
+        self
+    }
+
     /// How many facts there are: a look that sees nothing proves nothing.
     pub fn len(&self) -> usize {
         self.facts.values().map(BTreeSet::len).sum()
