@@ -4,6 +4,7 @@
 pub mod call;
 pub mod chain;
 pub mod containerd;
+pub mod faults;
 pub mod node;
 pub mod sandbox;
 pub mod snapshot;
