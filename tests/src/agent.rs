@@ -30,6 +30,7 @@ pub struct TestAgent {
     folder: TempDir,
     pins: PathBuf,
     node: String,
+    program: Option<PathBuf>,
     options: Vec<String>,
     environment: Vec<(String, String)>,
     mounts: Option<String>,
@@ -59,6 +60,7 @@ impl TestAgent {
             folder: TempDir::new()?,
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
+            program: None,
             options: options.iter().map(ToString::to_string).collect(),
             environment: Vec::new(),
             mounts: None,
@@ -85,6 +87,11 @@ impl TestAgent {
         self.folder.path().join("log")
     }
 
+    /// Runs another binary at its next start than the one under test, for one with failpoints.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = Some(program);
+    }
+
     /// Sets a variable of the environment for its next start; an empty value takes it away.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.retain(|(known, _)| known != name);
@@ -104,7 +111,10 @@ impl TestAgent {
     /// # Errors
     /// The binary is not known.
     pub fn command(&self) -> Result<Command> {
-        let binary = binary()?;
+        let binary = match &self.program {
+            Some(program) => program.clone(),
+            None => binary()?,
+        };
         let mut command = match &self.mounts {
             None => self.nsenter(&binary),
             Some(script) => {

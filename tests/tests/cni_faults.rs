@@ -57,7 +57,7 @@ struct Case {
 
 impl Case {
     fn new(main: bool) -> Result<Self> {
-        let node = CniNode::new()?;
+        let node = CniNode::with_failpoints()?;
         let list = if main {
             main_list("1.0.0")
         } else {

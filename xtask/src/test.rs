@@ -32,7 +32,8 @@ impl Test {
 
     /// Runs the tests, in parallel, to the end even when some fail.
     ///
-    /// The binary under test is the release build, handed over as `SLUICE_BIN`. The tests
+    /// The binaries under test are the release build, handed over as `SLUICE_BIN` and
+    /// `SLUICE_CNI`; those with failpoints are in the folder `SLUICE_FAILPOINTS`. The tests
     /// themselves are in the dev profile, where overflow and debug assertions are checked and
     /// linking many test binaries stays quick.
     ///
@@ -43,7 +44,9 @@ impl Test {
         setup::system(&[Group::Test])?;
         let cni_clients = setup::cni_clients()?;
         build::object(true)?;
+        let failpoints = build::with_failpoints()?;
         let sluice = build::sluice(Profile::Release, false)?;
+        let plugin = sluice.with_file_name(build::PLUGIN);
 
         exec::step("Running the tests (building them takes a few minutes the first time)");
         let mut command = toolchain::cargo();
@@ -55,6 +58,8 @@ impl Test {
             .current_dir(workspace::root())
             .env("PATH", exec::path_with(None))
             .env("SLUICE_BIN", sluice)
+            .env("SLUICE_CNI", plugin)
+            .env("SLUICE_FAILPOINTS", failpoints)
             .env("SLUICE_CNI_CLIENTS", cni_clients);
         if let Some(plugins) = setup::cni_plugins() {
             command.env("SLUICE_CNI_REFERENCE", plugins);

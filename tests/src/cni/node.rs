@@ -4,7 +4,9 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::{Value, json};
 
-use super::{call::Call, chain::Chain, sandbox::Sandbox, snapshot::Snapshot};
+use super::{
+    PLUGIN, call::Call, chain::Chain, plugin, sandbox::Sandbox, snapshot::Snapshot, with_failpoints,
+};
 use crate::{
     agent::TestAgent,
     netns::TestNetns,
@@ -42,7 +44,25 @@ impl CniNode {
     pub fn with(options: &[&str]) -> Result<Self> {
         let node = TestNode::new(0)?;
         let agent = TestAgent::start(&node.node, options)?;
-        let sandbox = Sandbox::new(&node.node, &agent)?;
+        let sandbox = Sandbox::new(&node.node, &agent, &plugin()?)?;
+        Ok(Self {
+            sandbox,
+            agent,
+            node,
+        })
+    }
+
+    /// With binaries that have failpoints.
+    ///
+    /// # Errors
+    /// As [`CniNode::new`].
+    pub fn with_failpoints() -> Result<Self> {
+        let node = TestNode::new(0)?;
+        let mut agent = TestAgent::prepare(&node.node, &[])?;
+        let folder = with_failpoints()?;
+        agent.set_program(folder.join("sluice"));
+        agent.restart()?;
+        let sandbox = Sandbox::new(&node.node, &agent, &folder.join("sluice-cni"))?;
         Ok(Self {
             sandbox,
             agent,
@@ -108,14 +128,14 @@ pub fn static_ipam(address: &str) -> Value {
 
 /// Our plugin, chained.
 pub fn chained() -> Value {
-    json!({"type": "sluice"})
+    json!({"type": PLUGIN})
 }
 
 /// Our plugin as the main one, macvlan, with this IPAM. It does not look for address conflicts,
 /// which takes as long as RFC 5227 says.
 pub fn main_macvlan(ipam: &Value) -> Value {
     json!({
-        "type": "sluice", "mode": "macvlan", "master": UPLINK, "detectConflicts": false,
+        "type": PLUGIN, "mode": "macvlan", "master": UPLINK, "detectConflicts": false,
         "ipam": ipam,
     })
 }
