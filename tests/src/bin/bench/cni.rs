@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::Barrier,
     thread,
@@ -75,6 +75,9 @@ struct Bench {
     folder: TempDir,
     agent: TestAgent,
     node: TestNode,
+    /// The kernel's code for TCX hooks is patched in with the first program on one, and out with
+    /// the last; a node in use has some.
+    stays: Option<BenchPod>,
 }
 
 impl Bench {
@@ -87,17 +90,15 @@ impl Bench {
             std::os::unix::fs::symlink(entry.path(), folder.path().join(entry.file_name()))?;
         }
         std::os::unix::fs::symlink(plugin()?, folder.path().join("sluice"))?;
-        let this = Self {
+        let mut this = Self {
             folder,
             agent,
             node,
+            stays: None,
         };
-        // The kernel's code for TCX hooks is patched in with the first program on one, and out with
-        // the last; a node in use has some. This pod stays.
         let stays = this.pod(255)?;
         this.on_node(|| this.add(Variant::Main, &stays, &[]))?;
-        // It ends with the node.
-        std::mem::forget(stays.netns);
+        this.stays = Some(stays);
         Ok(this)
     }
 
