@@ -12,6 +12,7 @@ mod agent;
 mod call;
 mod commands;
 mod config;
+mod device_info;
 mod error;
 #[cfg(feature = "failpoints")]
 mod failpoint;

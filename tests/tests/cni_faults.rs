@@ -25,9 +25,29 @@ use sluice_tests::{
 };
 
 /// Steps of the agent and of the plugin, on ADD and DEL.
-const AGENT_ADD: &[&str] = &[];
-const AGENT_ADD_MAIN: &[&str] = &[];
-const AGENT_DEL: &[&str] = &[];
+const AGENT_ADD: &[&str] = &[
+    "cni::add::before_intent",
+    "cni::add::after_intent",
+    "cni::add::after_attach",
+    "cni::add::after_done",
+];
+const AGENT_ADD_MAIN: &[&str] = &[
+    "cni::add::before_intent",
+    "cni::add::after_intent",
+    "cni::add::after_create",
+    "cni::add::after_attach",
+    "cni::add::after_created",
+    "cni::configure::before",
+    "cni::configure::after_addresses",
+    "cni::configure::after_done",
+];
+const AGENT_DEL: &[&str] = &[
+    "cni::del::before_undo",
+    "cni::del::after_unmake",
+    "cni::del::after_detach",
+    "cni::del::before_forget",
+    "cni::del::after_forget",
+];
 const PLUGIN_ADD: &[&str] = &[
     "cni::plugin::add::before_agent",
     "cni::plugin::add::after_agent",

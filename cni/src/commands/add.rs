@@ -7,6 +7,7 @@ use crate::{
     agent::Agent,
     call::{Call, Command},
     config::{self, Config, Mode, address_of},
+    device_info,
     error::{Code, Error},
     ipam::{Ipam, Running},
     result::{self, Lease},
@@ -112,6 +113,7 @@ impl Main<'_> {
         // Waited for in any case: what is under way cannot be released.
         let lease = early.map(Running::lease);
         let added = added?;
+        self.describe_device(&added)?;
         let lease = match (lease, ipam) {
             (Some(lease), _) => lease?,
             (None, Some(ipam)) => ipam.start(Command::Add)?.lease()?,
@@ -133,6 +135,15 @@ impl Main<'_> {
         })?;
         fail::fail_point!("cni::plugin::add::after_configure", crate::failpoint::act);
         Ok(compose(&configured.through_node))
+    }
+
+    fn describe_device(&self, added: &AddAnswer) -> Result<(), Error> {
+        let file = &self.config.fields.runtime_config.device_info_file;
+        let pci = added.interfaces.iter().find_map(|one| one.pci.as_deref());
+        let (Some(file), Some(pci)) = (file, pci) else {
+            return Ok(());
+        };
+        device_info::write(file, pci, added.rdma_device.as_deref())
     }
 
     /// An IPAM plugin that does not know the capability `ips` would give other
