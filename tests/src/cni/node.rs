@@ -70,8 +70,8 @@ impl CniNode {
         })
     }
 
-    /// All that an ADD may touch, but for the caches of clients and the last address that
-    /// host-local gave.
+    /// All that an ADD may touch, but for the locks of host-local and the agent, the last address
+    /// that the first gave, and addresses of the link, which the kernel makes in its own time.
     ///
     /// # Errors
     /// Something cannot be read.
@@ -81,7 +81,7 @@ impl CniNode {
         let state = self.agent.state();
         let lib = self.sandbox.lib_cni();
         let snapshot = Snapshot::take(&namespaces, &[&state, &lib], Some(&self.agent))?;
-        Ok(snapshot.without(&["last_reserved_ip", "/lock "]))
+        Ok(snapshot.without(&["last_reserved_ip", "lock ", "fe80::"]))
     }
 
     /// Endpoints that the agent knows.

@@ -17,8 +17,11 @@ use crate::{
     netns::{TestNetns, output},
 };
 
-/// Maps that traffic alone changes: a ring without entries to read, and the wire's counters.
-const TRAFFIC_MAPS: [&str; 2] = ["events", "uplink_stats"];
+/// Maps that no ADD leaves anything in: a ring without entries to read, the wire's counters, and
+/// the counters by endpoint id, an array that is cleared when an id is given anew.
+const TRAFFIC_MAPS: [&str; 3] = ["events", "uplink_stats", "ep_stats"];
+/// The map whose values are programs, which a restart may replace.
+const PROGRAMS: &str = "pipeline";
 
 /// Facts by what they are about, one a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,7 +209,12 @@ impl Snapshot {
             let entries: Vec<Value> = json(&text)?;
             for entry in entries {
                 // Both raw bytes and typed by BTF; the bytes are enough to tell.
-                let line = format!("{} = {}", entry["key"], values(&entry));
+                let value = if name == PROGRAMS {
+                    "a program".to_owned()
+                } else {
+                    values(&entry)
+                };
+                let line = format!("{} = {value}", entry["key"]);
                 self.add(format!("map {name}"), line);
             }
         }
