@@ -33,7 +33,7 @@ pub fn in_container(result: &Map<String, Value>, netns: &str) -> Result<Vec<List
     let mut found = Vec::new();
     for (index, interface) in interfaces.iter().enumerate() {
         let text = |key: &str| interface.get(key).and_then(Value::as_str);
-        if !text("sandbox").is_some_and(|sandbox| sandbox == netns) {
+        if text("sandbox").is_none_or(|sandbox| sandbox != netns) {
             continue;
         }
         let name = text("name")

@@ -8,9 +8,17 @@
 //! [`LAYOUT`] must be raised when any of these types, or any map's type or
 //! key, changes.
 
+mod flow;
+mod policy;
+
+pub use flow::{Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass};
+pub use policy::{
+    MAX_RULES, PolicyData, PolicyKey, PolicyRule, PrefixKey, has_ports, identity, policy_index,
+};
+
 /// Version of the map layout; part of every pin's path
 /// (`/sys/fs/bpf/sluice/v<LAYOUT>/`).
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Largest number of endpoints on one node, by configuration.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -28,6 +36,10 @@ pub mod stage {
     pub const INGRESS: u32 = 0;
     /// Packets from a pod.
     pub const EGRESS: u32 = 1;
+    /// Policy for packets to a pod.
+    pub const POLICY_INGRESS: u32 = 2;
+    /// Policy for packets from a pod.
+    pub const POLICY_EGRESS: u32 = 3;
     /// Number of slots, with room for stages to come.
     pub const SLOTS: u32 = 8;
 }
@@ -145,6 +157,17 @@ coded_enum! {
         PipelineMissing = 13 => "pipeline_missing",
         /// On the uplink's block list.
         BlockList = 14 => "block_list",
+        /// No rule of the endpoint's policy allows the packet.
+        PolicyDenied = 15 => "policy_denied",
+        /// The endpoint is isolated and its policy is not there: nothing says
+        /// what may pass.
+        PolicyMissing = 16 => "policy_missing",
+        /// The endpoint is isolated and the frame has no address that policy
+        /// could judge.
+        NonIp = 17 => "non_ip",
+        /// A later piece of an IP packet whose first piece did not pass, or was
+        /// not seen before.
+        FragmentUntracked = 18 => "fragment_untracked",
     }
 }
 
@@ -164,6 +187,14 @@ coded_enum! {
         EventsThrottled = 4 => "events_throttled",
         /// A frame for the node or a pod could not be turned around.
         RedirectFailed = 5 => "redirect_failed",
+        /// A new flow was judged but not remembered: its endpoint opens more
+        /// than its token bucket grants. Its replies are judged by themselves.
+        FlowsThrottled = 6 => "flows_throttled",
+        /// A new flow was judged but could not be entered in a table.
+        FlowsFull = 7 => "flows_full",
+        /// A packet of an endpoint in audit mode could not be entered in
+        /// `would_drop`: the map is full.
+        WouldDropFull = 8 => "would_drop_full",
     }
 }
 
@@ -185,17 +216,46 @@ pub struct Counter {
 pub struct EndpointConfig {
     /// [`EndpointConfig::IN_USE`] and others.
     pub flags: u32,
-    /// Raised by one with each change of the endpoint's policy.
+    /// Raised by one with each change of the endpoint's policy; flows of
+    /// another epoch are judged again.
     pub policy_epoch: u32,
+    /// Flows of an earlier epoch are those of another pod, which had the
+    /// endpoint id before: they count for nothing.
+    pub first_epoch: u32,
     /// The uplink's port id, or 0 when the endpoint hangs off none.
     pub uplink: u32,
     /// Events a second that the endpoint may cause; 0 silences it.
     pub event_rate: u32,
+    /// New flows a second that are remembered; further ones are judged packet
+    /// by packet.
+    pub flow_rate: u32,
 }
 
 impl EndpointConfig {
     /// The id belongs to an endpoint.
     pub const IN_USE: u32 = 1;
+    /// What policy does not allow to the pod is dropped.
+    pub const ENFORCE_INGRESS: u32 = 2;
+    /// What policy does not allow from the pod is dropped.
+    pub const ENFORCE_EGRESS: u32 = 4;
+    /// What would be dropped by policy is counted and reported, and passes.
+    pub const AUDIT: u32 = 8;
+    /// What the node itself sends to the pod passes.
+    pub const ALLOW_NODE: u32 = 16;
+
+    /// The flag that isolates a direction.
+    pub const fn enforce(direction: Direction) -> u32 {
+        match direction {
+            Direction::Ingress => Self::ENFORCE_INGRESS,
+            Direction::Egress => Self::ENFORCE_EGRESS,
+        }
+    }
+
+    /// Whether policy has a say in what the endpoint sends or gets.
+    #[inline(always)]
+    pub const fn is_enforced(&self) -> bool {
+        self.flags & (Self::ENFORCE_INGRESS | Self::ENFORCE_EGRESS) != 0
+    }
 }
 
 /// Index into `ep_stats` of an endpoint's counter for one direction.
@@ -203,7 +263,7 @@ pub const fn ep_stats_index(endpoint: u32, direction: Direction) -> u32 {
     endpoint * 2 + direction as u32
 }
 
-/// Key of `drops`.
+/// Key of `drops`, and of `would_drop`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DropKey {
@@ -318,64 +378,6 @@ impl RoceFlow {
     pub const SYNCED: u16 = 1;
 }
 
-/// Key of `flows`: one connection of one endpoint, the same for both
-/// directions.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
-    /// The pod's address.
-    pub local: Address,
-    /// The peer's address.
-    pub remote: Address,
-    /// Endpoint id.
-    pub endpoint: u32,
-    /// The pod's port, network byte order.
-    pub local_port: u16,
-    /// The peer's port, network byte order.
-    pub remote_port: u16,
-    /// IP protocol (IANA).
-    pub protocol: u8,
-    /// Always zero.
-    pub pad: [u8; 3],
-}
-
-/// Value of `flows`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// Packets of both directions.
-    pub packets: u64,
-    /// Bytes of both directions.
-    pub bytes: u64,
-    /// When the last packet was seen, ns of the monotonic clock (coarse).
-    pub last_seen_ns: u64,
-    /// Epoch of the policy that allowed it.
-    pub policy_epoch: u32,
-    /// How far the connection got.
-    pub state: u32,
-}
-
-/// Key of a policy, an inner map of `policy`, behind the prefix length: a
-/// longest-prefix match in which port, then protocol and port, may be left
-/// open.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyData {
-    /// The peer's identity; 0 is any.
-    pub identity: u32,
-    /// IP protocol (IANA).
-    pub protocol: u8,
-    /// Always zero.
-    pub pad: u8,
-    /// Port, network byte order.
-    pub port: u16,
-}
-
-/// Index into `policy` of an endpoint's policy for one direction.
-pub const fn policy_index(endpoint: u32, direction: Direction) -> u32 {
-    endpoint * 2 + direction as u32
-}
-
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`,
 /// RFC 4291 section 2.5.5.2), in network byte order.
 ///
@@ -449,6 +451,9 @@ coded_enum! {
         Drop = 1 => "drop",
         /// A RoCE packet told of trouble; `code` is a [`crate::roce::Kind`].
         Roce = 2 => "roce",
+        /// A packet would have been dropped but for audit mode; `code` is a
+        /// [`DropReason`].
+        WouldDrop = 3 => "would_drop",
     }
 }
 
@@ -488,8 +493,8 @@ pub struct Event {
     pub pad: [u8; 6],
 }
 
-/// Value of `event_tokens`, indexed by endpoint id: how many events the
-/// endpoint may still cause.
+/// Value of `event_tokens` and `flow_tokens`, indexed by endpoint id: how many
+/// events the endpoint may still cause, how many flows it may still open.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenBucket {
@@ -600,17 +605,6 @@ pub struct LocalAddrKey {
     pub uplink: u32,
 }
 
-/// Key of `block_list`: a prefix of a source address. An IPv4 prefix is mapped
-/// into IPv6, 96 bits longer.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixKey {
-    /// Length in bits.
-    pub prefix_len: u32,
-    /// The prefix; bits past its length are zero.
-    pub address: Address,
-}
-
 macro_rules! plain {
     ($($t:ty = $size:literal),+ $(,)?) => {$(
         // SAFETY: repr(C), integers only, no hidden padding (the size below is
@@ -624,7 +618,7 @@ macro_rules! plain {
 plain!(
     Address = 16,
     Counter = 16,
-    EndpointConfig = 16,
+    EndpointConfig = 24,
     DropKey = 8,
     RoceKey = 8,
     RoceFlowKey = 40,
@@ -636,7 +630,11 @@ plain!(
     LocalAddrKey = 20,
     FlowKey = 44,
     Flow = 32,
+    FragmentKey = 44,
+    FragmentPass = 16,
     PolicyData = 8,
+    PolicyKey = 12,
+    PolicyRule = 8,
     PrefixKey = 20,
 );
 

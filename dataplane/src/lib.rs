@@ -15,3 +15,4 @@ pub mod kernel;
 pub mod link;
 pub mod metrics;
 pub mod netlink;
+pub mod policy;

@@ -24,6 +24,24 @@ pub fn binary() -> Result<PathBuf> {
         .context("SLUICE_BIN is not set; run the tests with `cargo xtask test`")
 }
 
+/// How this kernel can hold programs, as `--tc` takes it: by filters on clsact everywhere, and from
+/// Linux 6.6 on by TCX links.
+pub fn mechanisms() -> &'static [&'static str] {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    if version >= (6, 6) {
+        &["tcx", "clsact"]
+    } else {
+        &["clsact"]
+    }
+}
+
 /// An agent of a test, killed and cleaned up when dropped.
 #[derive(Debug)]
 pub struct TestAgent {
@@ -70,7 +88,7 @@ impl TestAgent {
 
     /// The pins' folder.
     pub fn pins(&self) -> PathBuf {
-        self.pins.join("v1")
+        self.pins.join(format!("v{}", dataplane_ebpf::abi::LAYOUT))
     }
 
     /// The folder of its records.
@@ -277,11 +295,12 @@ impl TestAgent {
 
 impl Drop for TestAgent {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- log of the agent\n{}", self.log_text());
-            if let Ok(stats) = self.run(&["stats", "-o", "json"]) {
-                eprintln!("--- its counters\n{stats}");
-            }
+        // The harness shows it only if the test fails.
+        eprintln!("--- log of the agent\n{}", self.log_text());
+        if std::thread::panicking()
+            && let Ok(stats) = self.run(&["stats", "-o", "json"])
+        {
+            eprintln!("--- its counters\n{stats}");
         }
         if let Some(mut child) = self.process.take() {
             let _ = child.kill();

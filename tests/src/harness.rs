@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, ProgramArray},
-    programs::{Program, ProgramFd},
+    programs::{Program, ProgramFd, TestRun as _, TestRunOptions},
 };
 use dataplane_ebpf::abi::stage;
 
@@ -63,6 +63,26 @@ impl Programs {
         let program = self.object.program(name);
         let program = program.with_context(|| format!("the object has no program {name}"))?;
         Ok(program.fd()?)
+    }
+
+    /// Runs a program on a frame by BPF_PROG_TEST_RUN; returns its verdict.
+    ///
+    /// # Errors
+    /// The object has no such program, or the kernel does not take the frame: it wants a byte
+    /// behind the Ethernet header, and no more than a page.
+    pub fn run(&self, name: &str, frame: &[u8]) -> Result<i32> {
+        let program = self.object.program(name);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
+        let result = match program.with_context(|| format!("the object has no program {name}"))? {
+            Program::SchedClassifier(program) => program.test_run(options),
+            Program::Xdp(program) => program.test_run(options),
+            other => bail!("{name} is of a kind unknown here: {:?}", other.prog_type()),
+        };
+        let result = result.with_context(|| format!("running {name} on {} bytes", frame.len()))?;
+        Ok(result.return_value.cast_signed())
     }
 
     /// A map, for one of aya's typed views.

@@ -2,10 +2,13 @@
 
 pub mod agent;
 pub mod cni;
+pub mod counters;
 pub mod harness;
+pub mod model;
 pub mod netns;
 pub mod node;
 pub mod packets;
+pub mod policy;
 pub mod poll;
 pub mod traffic;
 pub mod wire;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sluice_tests::{
-    agent::TestAgent,
+    agent::{TestAgent, mechanisms},
     netns::{TestNetns, output},
     node::{NODE, POD_INTERFACE, TestNode, UPLINK, addresses, pings},
     poll::wait_until,
@@ -90,19 +90,27 @@ fn kill_under_load(options: &[&str]) -> Result<()> {
 
 #[test]
 fn kill_9_under_load_loses_no_packet_and_no_count() -> Result<()> {
-    kill_under_load(&["--metrics-address", "off"])
-}
-
-#[test]
-fn kill_9_under_load_on_clsact_loses_no_packet_and_no_count() -> Result<()> {
-    kill_under_load(&["--metrics-address", "off", "--tc", "clsact"])
+    for mechanism in mechanisms() {
+        kill_under_load(&["--metrics-address", "off", "--tc", mechanism]).context(*mechanism)?;
+    }
+    Ok(())
 }
 
 #[test]
 fn attaching_twice_is_attaching_once_by_any_name_of_the_namespace() -> Result<()> {
+    for mechanism in mechanisms() {
+        attach_twice(mechanism).context(*mechanism)?;
+    }
+    Ok(())
+}
+
+fn attach_twice(mechanism: &str) -> Result<()> {
     let setup = TestNode::new(1)?;
     let pod = &setup.pods[0];
-    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let agent = TestAgent::start(
+        &setup.node,
+        &["--metrics-address", "off", "--tc", mechanism],
+    )?;
     let id = agent.attach(pod, POD_INTERFACE)?;
     let path = pod.path().display().to_string();
     let inside = pod.spawn("sleep", &["60"])?;
@@ -119,26 +127,41 @@ fn attaching_twice_is_attaching_once_by_any_name_of_the_namespace() -> Result<()
         ensure!(again["id"] == id, "{name}: {again}");
         ensure!(again["pod"]["name"] == "web-0", "{again}");
     }
-    let links = fs::read_dir(agent.pins().join("links"))?.count();
-    ensure!(links == 2, "{links} links");
+    let expected = if mechanism == "tcx" { (2, 0) } else { (0, 2) };
+    let attached = attachments(&agent, pod)?;
+    ensure!(attached == expected, "{attached:?}");
     agent.run(&["detach", &id.to_string()])?;
-    let links = fs::read_dir(agent.pins().join("links"))?.count();
-    ensure!(links == 0, "{links} links left");
+    let attached = attachments(&agent, pod)?;
+    ensure!(attached == (0, 0), "{attached:?} left");
     Ok(())
+}
+
+/// Pinned links of the agent, and TC filters on a pod's interface.
+fn attachments(agent: &TestAgent, pod: &TestNetns) -> Result<(usize, usize)> {
+    let links = fs::read_dir(agent.pins().join("links"))?.count();
+    let mut filters = 0;
+    for direction in ["ingress", "egress"] {
+        let shown = pod.run("tc", &["filter", "show", "dev", POD_INTERFACE, direction])?;
+        filters += shown.matches("handle 0x51ce").count();
+    }
+    Ok((links, filters))
 }
 
 #[test]
 fn detaching_leaves_nothing_and_the_id_starts_from_zero() -> Result<()> {
-    for options in [["--tc", "tcx"], ["--tc", "clsact"]] {
+    for mechanism in mechanisms() {
         let setup = TestNode::new(1)?;
         let pod = &setup.pods[0];
-        let agent = TestAgent::start(&setup.node, &options)?;
+        let agent = TestAgent::start(
+            &setup.node,
+            &["--metrics-address", "off", "--tc", mechanism],
+        )?;
         let id = agent.attach(pod, POD_INTERFACE)?;
         ensure!(pings(pod, "10.78.0.254")?);
         ensure!(packets(&agent.stats(id)?, "egress")? > 0);
         agent.run(&["detach", &id.to_string()])?;
-        let filters = pod.run("tc", &["filter", "show", "dev", POD_INTERFACE, "ingress"])?;
-        ensure!(filters.is_empty(), "{filters}");
+        let attached = attachments(&agent, pod)?;
+        ensure!(attached == (0, 0), "{attached:?} left");
         pod.set_sysctl(&format!("ipv6/conf/{POD_INTERFACE}/disable_ipv6"), "1")?;
         ensure!(agent.attach(pod, POD_INTERFACE)? == id, "another id");
         let stats = agent.stats(id)?;
@@ -149,8 +172,18 @@ fn detaching_leaves_nothing_and_the_id_starts_from_zero() -> Result<()> {
 
 #[test]
 fn an_interface_or_namespace_that_vanishes_is_forgotten() -> Result<()> {
+    for mechanism in mechanisms() {
+        vanish(mechanism).context(*mechanism)?;
+    }
+    Ok(())
+}
+
+fn vanish(mechanism: &str) -> Result<()> {
     let mut setup = TestNode::new(3)?;
-    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let agent = TestAgent::start(
+        &setup.node,
+        &["--metrics-address", "off", "--tc", mechanism],
+    )?;
     for pod in &setup.pods {
         agent.attach(pod, POD_INTERFACE)?;
     }
@@ -164,15 +197,26 @@ fn an_interface_or_namespace_that_vanishes_is_forgotten() -> Result<()> {
     let gone = setup.pods.remove(1);
     gone.remove()?;
     wait_until("the endpoint without namespace to go", || Ok(count()? == 1))?;
+    let links = if mechanism == "tcx" { 2 } else { 0 };
     wait_until("the pins to go", || {
-        Ok(fs::read_dir(agent.pins().join("links"))?.count() == 2)
+        Ok(fs::read_dir(agent.pins().join("links"))?.count() == links)
     })
 }
 
 #[test]
 fn what_vanishes_while_no_agent_runs_is_cleared_away_at_start() -> Result<()> {
+    for mechanism in mechanisms() {
+        vanish_unseen(mechanism).context(*mechanism)?;
+    }
+    Ok(())
+}
+
+fn vanish_unseen(mechanism: &str) -> Result<()> {
     let setup = TestNode::new(2)?;
-    let mut agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let mut agent = TestAgent::start(
+        &setup.node,
+        &["--metrics-address", "off", "--tc", mechanism],
+    )?;
     agent.run(&["uplink", "add", UPLINK])?;
     for pod in &setup.pods {
         agent.attach(pod, POD_INTERFACE)?;
@@ -186,16 +230,17 @@ fn what_vanishes_while_no_agent_runs_is_cleared_away_at_start() -> Result<()> {
         .map(|entry| entry.map(|entry| entry.file_name().into_string().unwrap_or_default()))
         .collect::<std::io::Result<_>>()?;
     links.sort();
-    ensure!(
-        links
-            == [
-                "endpoint2_egress",
-                "endpoint2_ingress",
-                "uplink0_egress",
-                "uplink0_xdp"
-            ],
-        "{links:?}"
-    );
+    let expected: &[&str] = if mechanism == "tcx" {
+        &[
+            "endpoint2_egress",
+            "endpoint2_ingress",
+            "uplink0_egress",
+            "uplink0_xdp",
+        ]
+    } else {
+        &["uplink0_xdp"]
+    };
+    ensure!(links == expected, "{links:?}");
     let [address, _] = addresses(1);
     ensure!(
         pings(&setup.node, &address)?,
@@ -205,15 +250,31 @@ fn what_vanishes_while_no_agent_runs_is_cleared_away_at_start() -> Result<()> {
 }
 
 #[test]
-fn a_link_that_was_taken_away_is_put_back() -> Result<()> {
+fn what_was_taken_away_while_no_agent_ran_is_put_back() -> Result<()> {
+    for mechanism in mechanisms() {
+        take_away(mechanism).context(*mechanism)?;
+    }
+    Ok(())
+}
+
+fn take_away(mechanism: &str) -> Result<()> {
     let setup = TestNode::new(1)?;
-    let mut agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
-    let id = agent.attach(&setup.pods[0], POD_INTERFACE)?;
+    let pod = &setup.pods[0];
+    let mut agent = TestAgent::start(
+        &setup.node,
+        &["--metrics-address", "off", "--tc", mechanism],
+    )?;
+    let id = agent.attach(pod, POD_INTERFACE)?;
     agent.kill()?;
-    fs::remove_file(agent.pins().join("links/endpoint1_egress"))?;
+    if mechanism == "tcx" {
+        fs::remove_file(agent.pins().join("links/endpoint1_egress"))?;
+    } else {
+        pod.run("tc", &["qdisc", "del", "dev", POD_INTERFACE, "clsact"])?;
+    }
     agent.restart()?;
-    ensure!(pings(&setup.pods[0], "10.78.0.254")?);
-    ensure!(packets(&agent.stats(id)?, "egress")? > 0);
+    let before = packets(&agent.stats(id)?, "egress")?;
+    ensure!(pings(pod, "10.78.0.254")?);
+    ensure!(packets(&agent.stats(id)?, "egress")? > before);
     Ok(())
 }
 
@@ -336,7 +397,17 @@ fn bpftool_shows_the_maps_with_their_fields() -> Result<()> {
 fn a_pod_cannot_detach_its_tcx_links() -> Result<()> {
     let setup = TestNode::new(1)?;
     let pod: &TestNetns = &setup.pods[0];
-    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off", "--tc", "tcx"])?;
+    let options = ["--metrics-address", "off", "--tc", "tcx"];
+    if !mechanisms().contains(&"tcx") {
+        let refused = TestAgent::start(&setup.node, &options).unwrap_err();
+        let text = format!("{refused:#}");
+        ensure!(
+            text.contains("has no TCX (Linux 6.6 and newer have); set tc to auto or clsact"),
+            "{text}"
+        );
+        return Ok(());
+    }
+    let agent = TestAgent::start(&setup.node, &options)?;
     let id = agent.attach(pod, POD_INTERFACE)?;
     for attempt in [
         vec!["qdisc", "del", "dev", POD_INTERFACE, "clsact"],

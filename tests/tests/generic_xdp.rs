@@ -75,6 +75,11 @@ fn reads_right(options: &[&str]) -> Result<()> {
     transfer(pod, machine, "10.78.0.254")?;
     let drops = stats()?.drops;
     ensure!(drops.is_empty(), "{drops:?}");
+    // Segments in several buffers are counted whole.
+    let uplink = agent.json(&["stats"])?["uplinks"][0]["counters"].clone();
+    ensure!(uplink["malformed"]["packets"] == 0, "{uplink}");
+    let bytes = uplink["received"]["bytes"].as_u64();
+    ensure!(bytes > Some(1 << 20), "{uplink}");
     Ok(())
 }
 

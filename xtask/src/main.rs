@@ -6,6 +6,7 @@ mod check;
 mod ci;
 mod demo;
 mod exec;
+mod lab;
 mod object;
 mod setup;
 mod test;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Test),
     /// Measure Sluice on this machine (needs root); all benchmarks write docs/benchmarks.md
     Bench(bench::Bench),
+    /// Boot other kernels, SR-IOV, soft-RoCE and a second node in virtual machines (needs root)
+    Lab(lab::Lab),
     /// Check formatting and lints
     Check,
     /// All that must be good before a change goes in: check, then test
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Lab(command) => command.run(),
         Command::Check => check::run(),
         Command::Ci => ci::run(),
     };

@@ -59,6 +59,7 @@ pub(super) fn parse_v4<P: Packet + ?Sized>(
     headers.destination = Address::from_ipv4_word(ip.destination);
     headers.traffic_class = ip.tos;
     headers.protocol = ip.protocol;
+    headers.identification = ip.identification as u32;
 
     let header_length = (ip.version_ihl & 0x0f) as u16 * 4;
     let present = packet.length() - u32::from(at);
@@ -148,6 +149,9 @@ fn skip_extension<P: Packet + ?Sized>(packet: &P, headers: &mut Headers) -> Resu
             if !matches!(fragment, Fragment::No) {
                 headers.fragment = fragment;
             }
+            headers.identification = packet
+                .read(headers.transport as usize + 4)
+                .ok_or(DropReason::Ipv6ExtensionTruncated)?;
             8
         }
         protocol::AUTHENTICATION => (units as u16 + 2) * 4,

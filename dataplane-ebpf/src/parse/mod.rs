@@ -104,6 +104,18 @@ pub mod protocol {
     pub const SHIM6: u8 = 140;
 }
 
+/// TCP flags (RFC 9293 section 3.1).
+pub mod tcp {
+    /// The sender has no more to send.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement is significant.
+    pub const ACK: u8 = 0x10;
+}
+
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
 /// Bytes of one VLAN tag.
@@ -143,6 +155,11 @@ pub struct Headers {
     pub protocol: u8,
     /// Whether this is a fragment.
     pub fragment: Fragment,
+    /// TCP's flags ([`tcp`]).
+    pub tcp_flags: u8,
+    /// What a fragment has in common with the other pieces of its packet;
+    /// network byte order.
+    pub identification: u32,
     /// Offset of the transport header; of the payload in a later fragment.
     pub transport: u16,
     /// Bytes from the transport header to the end of the IP packet.

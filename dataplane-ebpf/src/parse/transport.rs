@@ -47,7 +47,8 @@ pub(super) fn parse<P: Packet + ?Sized>(
     headers.source_port = u16::from_be(source);
     headers.destination_port = u16::from_be(destination);
     if headers.protocol == protocol::TCP {
-        let [offset, _flags]: [u8; 2] = packet.read(at + 12).ok_or(truncated)?;
+        let [offset, flags]: [u8; 2] = packet.read(at + 12).ok_or(truncated)?;
+        headers.tcp_flags = flags;
         let length = (offset >> 4) as u32 * 4;
         if length < TCP_LEN {
             return Err(DropReason::TransportMalformed);

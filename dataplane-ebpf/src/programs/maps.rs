@@ -10,9 +10,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_ebpf::abi::{
-    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowKey, LocalAddrKey, LocalMacKey,
-    MAX_UPLINKS, PolicyData, RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS,
-    UplinkConfig, stage,
+    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentKey,
+    FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PolicyData, PolicyRule,
+    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
 };
 
 use super::packet::Parsed;
@@ -87,10 +87,10 @@ pub static LOCAL_ADDRS: HashMap<LocalAddrKey, u32, { ENDPOINTS * 8 }> = HashMap:
 #[btf_map(name = "block_list")]
 pub static BLOCK_LIST: LpmTrie<Address, Counter, 65536> = LpmTrie::new();
 
-/// Peer address -> identity. Empty until a policy source is configured, as are
-/// the three maps that follow.
+/// Peer address -> identity. Without a policy source this and the maps that
+/// follow stay empty.
 #[btf_map(name = "identity")]
-pub static IDENTITY: HashMap<Address, u32, 16384, SPARSE> = HashMap::new();
+pub static IDENTITY: HashMap<Address, u32, 65536, SPARSE> = HashMap::new();
 
 /// Peer prefix -> identity, for addresses that `identity` does not have.
 #[btf_map(name = "identity_cidr")]
@@ -100,9 +100,35 @@ pub static IDENTITY_CIDR: LpmTrie<Address, u32, 65536> = LpmTrie::new();
 #[btf_map(name = "policy")]
 pub static POLICY: ArrayOfMaps<Policy, { ENDPOINTS * 2 }> = ArrayOfMaps::new();
 
-/// Identity, protocol, port -> rule number.
-pub type Policy = LpmTrie<PolicyData, u32, 16384>;
+/// Identity, protocol, port -> what allows them. The agent makes each as large
+/// as its policy.
+pub type Policy = LpmTrie<PolicyData, PolicyRule, 1>;
 
-/// Endpoint, addresses, ports -> connection state.
+/// Rule number -> packets that opened a flow by it.
+#[btf_map(name = "rule_hits")]
+pub static RULE_HITS: Array<u64, { MAX_RULES as usize }> = Array::new();
+
+/// Connections of which both sides have spoken.
 #[btf_map(name = "flows")]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
+
+/// Connections that nobody has answered yet: apart from the others, so that a
+/// flood of them pushes nothing but itself out.
+#[btf_map(name = "flows_new")]
+pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 32768> = LruHashMap::new();
+
+/// Endpoint id -> flows it may still open.
+#[btf_map(name = "flow_tokens")]
+pub static FLOW_TOKENS: Array<TokenBucket, ENDPOINTS> = Array::new();
+
+/// `FlowCounter` -> how often.
+#[btf_map(name = "flow_stats")]
+pub static FLOW_STATS: PerCpuArray<u64, { FlowCounter::ALL.len() }> = PerCpuArray::new();
+
+/// IP packets in pieces whose first piece passed.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPass, 4096> = LruHashMap::new();
+
+/// Endpoint, direction, reason -> packets and bytes that audit mode let pass.
+#[btf_map(name = "would_drop")]
+pub static WOULD_DROP: HashMap<DropKey, Counter, { ENDPOINTS * 8 }, SPARSE> = HashMap::new();

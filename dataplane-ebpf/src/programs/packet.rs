@@ -37,14 +37,14 @@ impl InPlace {
         }
     }
 
-    /// A frame at XDP; of one in several buffers, the first.
+    /// A frame of so many bytes at XDP; of one in several buffers the first can
+    /// be read, which has the headers.
     #[inline(always)]
-    pub fn frame(context: &XdpContext) -> Self {
-        let (data, data_end) = (context.data(), context.data_end());
+    pub fn frame(context: &XdpContext, length: u32) -> Self {
         Self {
-            data,
-            data_end,
-            length: (data_end - data) as u32,
+            data: context.data(),
+            data_end: context.data_end(),
+            length,
         }
     }
 }

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     Global,
     bindings::{TC_ACT_UNSPEC, xdp_action},
-    helpers::{bpf_map_lookup_elem, bpf_redirect},
+    helpers::{bpf_map_lookup_elem, bpf_redirect, bpf_xdp_get_buff_len},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -28,14 +28,27 @@ use super::{
 #[unsafe(no_mangle)]
 static UPLINK: Global<u32> = Global::new(0);
 
-/// What arrives at the uplink.
+/// What arrives at the uplink, in one buffer or several.
 #[xdp(frags)]
 pub fn uplink_xdp(context: XdpContext) -> u32 {
-    let Some(parsed) = parse_to_scratch(&InPlace::frame(&context)) else {
+    // SAFETY: the context is the kernel's.
+    let length = unsafe { bpf_xdp_get_buff_len(context.ctx) };
+    receive(&context, length as u32)
+}
+
+/// The same for kernels before 5.18, where a frame has one buffer.
+#[xdp]
+pub fn uplink_xdp_one(context: XdpContext) -> u32 {
+    let length = context.data_end() - context.data();
+    receive(&context, length as u32)
+}
+
+#[inline(always)]
+fn receive(context: &XdpContext, length: u32) -> u32 {
+    let Some(parsed) = parse_to_scratch(&InPlace::frame(context, length)) else {
         return xdp_action::XDP_PASS;
     };
     let uplink = UPLINK.load();
-    let length = (context.data_end() - context.data()) as u32;
     add(uplink, UplinkCounter::Received, length);
     if parsed.refusal.is_some() {
         // Not a pod's, perhaps; whoever it is for will judge it.

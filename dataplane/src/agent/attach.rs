@@ -9,6 +9,11 @@ use crate::{
     link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef},
 };
 
+/// New flows a second that one endpoint may have remembered: a fourth of the
+/// table of unanswered flows, so that those of its neighbours live for seconds
+/// whatever it does.
+const FLOW_RATE: u32 = 8192;
+
 /// An interface that is to be attached.
 pub(super) struct Target<'a> {
     pub(super) netns: &'a Netns,
@@ -115,7 +120,7 @@ impl Agent {
         netns: &Netns,
     ) -> Result<()> {
         self.kernel.maps().clear_endpoint(record.id)?;
-        self.configure(record.id)?;
+        self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
         self.kernel
             .attach(netns, &interface.name, record.id, record.mechanism)?;
@@ -133,23 +138,45 @@ impl Agent {
         Ok(())
     }
 
-    /// Writes the endpoint's entry of `endpoints`.
+    /// Writes a new endpoint's entry of `endpoints`. Whatever the id's last
+    /// owner left in the flow tables is of an earlier epoch.
+    fn begin(&self, id: u32) -> Result<()> {
+        self.kernel.maps().change_endpoint(id, |config| {
+            let epoch = config.policy_epoch.wrapping_add(1);
+            *config = EndpointConfig {
+                policy_epoch: epoch,
+                first_epoch: epoch,
+                ..EndpointConfig::default()
+            };
+        })?;
+        self.configure(id)
+    }
+
+    /// Brings the endpoint's entry of `endpoints` to what the agent was told;
+    /// what policy says there stays.
     pub(super) fn configure(&self, id: u32) -> Result<()> {
-        let config = EndpointConfig {
-            flags: EndpointConfig::IN_USE,
-            event_rate: self.options.event_rate,
-            ..EndpointConfig::default()
-        };
-        Ok(self.kernel.maps().set_endpoint(id, config)?)
+        self.kernel.maps().change_endpoint(id, |config| {
+            config.flags |= EndpointConfig::IN_USE;
+            config.event_rate = self.options.event_rate;
+            config.flow_rate = FLOW_RATE;
+        })?;
+        Ok(())
     }
 
     /// Undoes what an intent may have done; what fails is left to the next
     /// start, since the record stays.
     pub(super) fn take_back(&self, id: u32) {
         let maps = self.kernel.maps();
+        // The epoch stays, for the id's next owner to count on from.
+        let release = |config: &mut EndpointConfig| {
+            *config = EndpointConfig {
+                policy_epoch: config.policy_epoch,
+                ..EndpointConfig::default()
+            };
+        };
         let undone = maps
-            .set_endpoint(id, EndpointConfig::default())
-            .and_then(|()| maps.clear_endpoint(id));
+            .change_endpoint(id, release)
+            .and_then(|_| maps.clear_endpoint(id));
         match undone {
             Ok(()) => {
                 if let Err(error) = self.store.remove_endpoint(id) {

@@ -147,6 +147,7 @@ impl Agent {
         let store = Store::open(&options.state_dir)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
+            ..Sizes::DEFAULT
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
         kernel.mechanism(options.tc)?;

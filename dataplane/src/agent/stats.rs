@@ -95,10 +95,9 @@ impl Agent {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let (kind, reason) = match EventKind::try_from(event.kind) {
-            Ok(EventKind::Drop) => (
-                EventKind::Drop.name(),
-                name_of(event.code, DropReason::name),
-            ),
+            Ok(kind @ (EventKind::Drop | EventKind::WouldDrop)) => {
+                (kind.name(), name_of(event.code, DropReason::name))
+            }
             Ok(EventKind::Roce) => (EventKind::Roce.name(), name_of(event.code, Kind::name)),
             Err(_) => ("unknown", event.code.to_string()),
         };

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use aya::programs::ProgramError;
+
 /// A failure of the kernel side. The text is one line: the thing, the cause,
 /// the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +62,12 @@ pub(super) fn refused(what: impl Into<String>, error: &dyn std::error::Error) ->
 pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(number) = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-        {
+        let io = match error.downcast_ref::<ProgramError>() {
+            // Transparent: it names its cause as itself, not as its source.
+            Some(ProgramError::IOError(io)) => Some(io),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        if let Some(number) = io.and_then(io::Error::raw_os_error) {
             return Some(number);
         }
         next = error.source();

@@ -3,9 +3,9 @@
 
 use aya::maps::{MapInfo, MapType};
 use dataplane_ebpf::abi::{
-    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowKey, LocalAddrKey, LocalMacKey,
-    MAX_UPLINKS, PrefixKey, RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS,
-    UplinkConfig, stage,
+    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentKey,
+    FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PrefixKey, RoceFlow,
+    RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
 };
 
 use super::{error::KernelError, pins::Pins};
@@ -16,6 +16,25 @@ use crate::api::types::MapStatus;
 pub struct Sizes {
     /// Endpoints on this node.
     pub max_endpoints: u32,
+    /// Connections followed at once; the least recently used give way.
+    pub flows: u32,
+    /// Addresses with an identity; as many prefixes.
+    pub identities: u32,
+}
+
+impl Sizes {
+    /// What a node gets that does not say otherwise.
+    pub const DEFAULT: Self = Self {
+        max_endpoints: 512,
+        flows: 65536,
+        identities: 65536,
+    };
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// Bytes that the kernel adds to each entry of a hash or trie: links, hash or
@@ -25,12 +44,10 @@ const ENTRY_OVERHEAD: u64 = 64;
 const EVENT_BYTES: u32 = 1 << 20;
 /// RoCE flows followed at once; the least recently used give way.
 const ROCE_FLOWS: u32 = 16384;
-/// Prefixes on the block list, and prefixes with an identity.
+/// Prefixes on the block list.
 const PREFIXES: u32 = 65536;
-/// Addresses with an identity.
-const IDENTITIES: u32 = 16384;
-/// Connections followed at once; the least recently used give way.
-const FLOWS: u32 = 65536;
+/// IP packets in pieces followed at once.
+const FRAGMENTS: u32 = 4096;
 
 /// One map of the object.
 pub(super) struct MapSpec {
@@ -158,10 +175,21 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         MapSpec::new::<LocalMacKey, u32>("local_macs", MapType::Hash, endpoints * 2),
         MapSpec::new::<LocalAddrKey, u32>("local_addrs", MapType::Hash, endpoints * 8),
         MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, PREFIXES),
-        MapSpec::new::<Address, u32>("identity", MapType::Hash, IDENTITIES),
-        MapSpec::new::<PrefixKey, u32>("identity_cidr", MapType::LpmTrie, PREFIXES),
+        MapSpec::new::<Address, u32>("identity", MapType::Hash, sizes.identities),
+        MapSpec::new::<PrefixKey, u32>("identity_cidr", MapType::LpmTrie, sizes.identities),
         MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2),
-        MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, FLOWS),
+        MapSpec::new::<u32, u64>("rule_hits", MapType::Array, MAX_RULES),
+        MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, sizes.flows),
+        // Half as many as answered ones: they live for a round trip.
+        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(2)),
+        MapSpec::new::<u32, TokenBucket>("flow_tokens", MapType::Array, endpoints),
+        MapSpec::new::<u32, u64>(
+            "flow_stats",
+            MapType::PerCpuArray,
+            FlowCounter::ALL.len() as u32,
+        ),
+        MapSpec::new::<FragmentKey, FragmentPass>("fragments", MapType::LruHash, FRAGMENTS),
+        MapSpec::new::<DropKey, Counter>("would_drop", MapType::Hash, endpoints * 8),
     ]
 }
 
@@ -176,15 +204,17 @@ mod tests {
 
     #[test]
     fn default_maps_stay_below_128_mib_on_256_cpus() {
-        let sizes = Sizes { max_endpoints: 512 };
-        let total: u64 = maps(sizes).iter().map(|map| map.memory_bytes(256)).sum();
+        let total: u64 = maps(Sizes::DEFAULT)
+            .iter()
+            .map(|map| map.memory_bytes(256))
+            .sum();
         assert!(total < 128 << 20, "{total} bytes");
     }
 
     #[test]
     fn names_are_shown_whole_by_bpftool() {
         // BPF_OBJ_NAME_LEN (uapi linux/bpf.h) is 16 with the final zero.
-        for map in maps(Sizes { max_endpoints: 1 }) {
+        for map in maps(Sizes::DEFAULT) {
             assert!(map.name.len() <= 15, "{}", map.name);
         }
     }

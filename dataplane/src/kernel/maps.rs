@@ -9,7 +9,7 @@ use aya::{
     Ebpf,
     maps::{
         Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
-        RingBuf, lpm_trie::Key,
+        RingBuf,
     },
 };
 use dataplane_ebpf::abi::{
@@ -23,13 +23,18 @@ use nix::libc::{E2BIG, ENOENT, ENOSPC};
 use super::{
     error::{KernelError, errno, refused},
     events::EventReader,
+    flows::FlowMaps,
     object::missing,
+    policy::PolicyMaps,
+    prefix,
     value::Raw,
 };
 
 /// The pinned maps that user space reads and writes.
 pub struct Maps {
     views: RwLock<Views>,
+    policy: PolicyMaps,
+    flows: FlowMaps,
 }
 
 struct Views {
@@ -55,7 +60,7 @@ pub type Roce = BTreeMap<RoceKey, Counter>;
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(object: &mut Ebpf, policy: PolicyMaps) -> Result<Self, KernelError> {
         let views = Views {
             endpoints: view(object, "endpoints")?,
             ep_stats: view(object, "ep_stats")?,
@@ -72,7 +77,19 @@ impl Maps {
         };
         Ok(Self {
             views: RwLock::new(views),
+            policy,
+            flows: FlowMaps::take(object)?,
         })
+    }
+
+    /// The maps of policy.
+    pub fn policy(&self) -> &PolicyMaps {
+        &self.policy
+    }
+
+    /// The tables of connections.
+    pub fn flows(&self) -> &FlowMaps {
+        &self.flows
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Views> {
@@ -98,9 +115,30 @@ impl Maps {
         done("endpoints", views.endpoints.set(endpoint, Raw(config), 0))
     }
 
-    /// Forgets all that was counted for an endpoint, so that its id can be
-    /// given to another.
+    /// An endpoint's configuration.
+    pub fn endpoint(&self, endpoint: u32) -> Result<EndpointConfig, KernelError> {
+        let views = self.read();
+        done("endpoints", views.endpoints.get(&endpoint, 0)).map(|Raw(config)| config)
+    }
+
+    /// Reads an endpoint's configuration, changes it and writes it back; no
+    /// other change gets between. Returns what was written.
+    pub fn change_endpoint(
+        &self,
+        endpoint: u32,
+        change: impl FnOnce(&mut EndpointConfig),
+    ) -> Result<EndpointConfig, KernelError> {
+        let mut views = self.write();
+        let Raw(mut config) = done("endpoints", views.endpoints.get(&endpoint, 0))?;
+        change(&mut config);
+        done("endpoints", views.endpoints.set(endpoint, Raw(config), 0))?;
+        Ok(config)
+    }
+
+    /// Forgets all that was counted for an endpoint, and the policies that it
+    /// went by, so that its id can be given to another.
     pub fn clear_endpoint(&self, endpoint: u32) -> Result<(), KernelError> {
+        self.policy.clear_endpoint(endpoint)?;
         let mut views = self.write();
         for direction in [Direction::Ingress, Direction::Egress] {
             let index = ep_stats_index(endpoint, direction);
@@ -215,12 +253,12 @@ impl Maps {
     /// Puts a source prefix on the block list, unless it is there.
     pub fn block(&self, cidr: IpNet) -> Result<(), KernelError> {
         let mut views = self.write();
-        let key = prefix(cidr);
+        let key = prefix::key(cidr);
         let present = views
             .block_list
             .keys()
             .flatten()
-            .any(|other| same_prefix(&other, &key));
+            .any(|other| prefix::same(&other, &key));
         if present {
             return Ok(());
         }
@@ -232,7 +270,7 @@ impl Maps {
 
     /// Takes a prefix off the block list; false where it was not on it.
     pub fn unblock(&self, cidr: IpNet) -> Result<bool, KernelError> {
-        match self.write().block_list.remove(&prefix(cidr)) {
+        match self.write().block_list.remove(&prefix::key(cidr)) {
             Err(error) if errno(&error) == Some(ENOENT) => Ok(false),
             result => done("block_list", result).map(|()| true),
         }
@@ -244,7 +282,7 @@ impl Maps {
         let mut blocks = Vec::new();
         for entry in views.block_list.iter() {
             let (key, Raw(counter)) = done("block_list", entry)?;
-            blocks.push((cidr(&key), counter));
+            blocks.push((prefix::cidr(&key), counter));
         }
         blocks.sort_by_key(|(cidr, _)| *cidr);
         Ok(blocks)
@@ -269,7 +307,7 @@ impl Views {
     }
 }
 
-fn view<T: TryFrom<Map, Error = MapError>>(
+pub(super) fn view<T: TryFrom<Map, Error = MapError>>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, KernelError> {
@@ -279,7 +317,7 @@ fn view<T: TryFrom<Map, Error = MapError>>(
     T::try_from(map).map_err(|error| refused(format!("opening map {name}"), &error))
 }
 
-fn done<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, KernelError> {
+pub(super) fn done<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, KernelError> {
     result.map_err(|error| match errno(&error) {
         Some(E2BIG | ENOSPC) => KernelError::Full { map },
         _ => refused(format!("map {map}"), &error),
@@ -287,7 +325,10 @@ fn done<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, KernelEr
 }
 
 /// A removal of what is not there has reached its aim.
-fn absent_ok(map: &'static str, result: Result<(), MapError>) -> Result<(), KernelError> {
+pub(super) fn absent_ok(
+    map: &'static str,
+    result: Result<(), MapError>,
+) -> Result<(), KernelError> {
     match result {
         Err(error) if errno(&error) == Some(ENOENT) => Ok(()),
         result => done(map, result),
@@ -307,35 +348,4 @@ fn sum(values: &PerCpuValues<Raw<Counter>>) -> Counter {
             packets: sum.packets + value.packets,
             bytes: sum.bytes + value.bytes,
         })
-}
-
-/// Bits before an IPv4 address that is mapped into IPv6.
-const MAPPED_BITS: u32 = 96;
-
-fn prefix(cidr: IpNet) -> Key<Raw<Address>> {
-    let extra = if cidr.addr().is_ipv4() {
-        MAPPED_BITS
-    } else {
-        0
-    };
-    Key::new(
-        u32::from(cidr.prefix_len()) + extra,
-        Raw(Address::from(cidr.network())),
-    )
-}
-
-fn cidr(key: &Key<Raw<Address>>) -> IpNet {
-    let address = std::net::IpAddr::from(key.data().0);
-    let bits = key.prefix_len();
-    let bits = if address.is_ipv4() {
-        bits.saturating_sub(MAPPED_BITS)
-    } else {
-        bits
-    };
-    // The kernel holds no prefix longer than the address.
-    IpNet::new(address, bits as u8).unwrap_or_else(|_| address.into())
-}
-
-fn same_prefix(a: &Key<Raw<Address>>, b: &Key<Raw<Address>>) -> bool {
-    a.prefix_len() == b.prefix_len() && a.data().0 == b.data().0
 }

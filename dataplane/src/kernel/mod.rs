@@ -4,24 +4,30 @@
 mod attach;
 mod error;
 mod events;
+mod flows;
 mod layout;
 #[cfg(feature = "log")]
 mod log;
 mod maps;
 mod object;
 mod pins;
+mod policy;
+mod prefix;
 mod probe;
+mod sys;
 mod uplink;
 mod value;
 
 pub use attach::TcMode;
 pub use error::KernelError;
 pub use events::EventReader;
+pub use flows::{FlowCount, FlowMaps};
 pub use layout::Sizes;
 #[cfg(feature = "log")]
 pub use log::Logger;
 pub use maps::{Drops, Maps, Roce};
 pub use object::Kernel;
 pub use pins::Pins;
+pub use policy::{IdentityPrefix, PolicyMap, PolicyMaps};
 pub use probe::{Features, monotonic_ns};
 pub use uplink::{UplinkSettings, XdpPreference};

@@ -15,6 +15,7 @@ use super::{
     error::{KernelError, refused},
     layout,
     pins::Pins,
+    policy::PolicyMaps,
 };
 use crate::api::types::MapStatus;
 
@@ -71,8 +72,9 @@ impl Kernel {
             loader.map_max_entries(spec.name, spec.max_entries);
         }
         let mut object = load(&mut loader)?;
-        let pipeline = fill_slots(&mut object, &features)?;
-        let maps = Maps::take(&mut object)?;
+        let (pipeline, types) = fill_slots(&mut object, &features)?;
+        let policy = PolicyMaps::take(&mut object, OBJECT, types)?;
+        let maps = Maps::take(&mut object, policy)?;
         Ok(Self {
             features,
             pins,
@@ -157,9 +159,12 @@ fn load(loader: &mut EbpfLoader<'static>) -> Result<Ebpf, KernelError> {
 }
 
 /// Loads the pipeline and replaces the slots' programs; the kernel swaps each
-/// pointer at once, so no packet meets an empty slot.
-fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<String, KernelError> {
+/// pointer at once, so no packet meets an empty slot. What comes later in a
+/// packet's way is replaced first. Returns the programs' tags and the number of
+/// the types that came with them.
+fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<(String, u32), KernelError> {
     let mut tags = Vec::new();
+    let mut types = 0;
     let mut programs = Vec::new();
     for (slot, name) in [
         (stage::INGRESS, "pipeline_ingress"),
@@ -176,7 +181,9 @@ fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<String, KernelEr
             )
         })?;
         let describe = |error| refused(format!("asking for {name}"), &error);
-        tags.push(format!("{:016x}", program.info().map_err(describe)?.tag()));
+        let info = program.info().map_err(describe)?;
+        tags.push(format!("{:016x}", info.tag()));
+        types = info.btf_id().unwrap_or(types);
         let fd = program.fd().map_err(describe)?.try_clone();
         programs.push((
             slot,
@@ -193,7 +200,7 @@ fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<String, KernelEr
             .set(*slot, fd, 0)
             .map_err(|error| refused(format!("filling slot {slot} of map pipeline"), &error))?;
     }
-    Ok(tags.join("/"))
+    Ok((tags.join("/"), types))
 }
 
 /// A TC program of the object.

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use aya::programs::{
-    Xdp,
-    links::{FdLink, PinnedLink},
-    xdp::{XdpLink, XdpMode as AyaMode},
+use aya::{
+    Ebpf,
+    programs::{
+        Xdp,
+        links::{FdLink, PinnedLink},
+        xdp::{XdpLink, XdpMode as AyaMode},
+    },
 };
 use clap::ValueEnum;
 use dataplane_ebpf::abi::Direction;
@@ -94,10 +97,7 @@ impl Kernel {
                 }
             }
         }
-        let program = xdp(&mut object, "uplink_xdp")?;
-        program
-            .load()
-            .map_err(|error| refused("loading uplink_xdp", &error))?;
+        let program = load_xdp(&mut object)?;
         let pin = self.pins().uplink_xdp(uplink);
         if let Some(mode) = settings.attached_xdp
             && replace_xdp(program, &pin)
@@ -130,6 +130,23 @@ impl Kernel {
         };
         remove(&self.pins().uplink_xdp(uplink)).and(egress)
     }
+}
+
+/// Loads the XDP program for frames in any number of buffers, or where the
+/// kernel knows no such frames (before 5.18) the one for a single buffer.
+fn load_xdp(object: &mut Ebpf) -> Result<&mut Xdp, KernelError> {
+    let name = match xdp(object, "uplink_xdp")?.load() {
+        Ok(()) => "uplink_xdp",
+        Err(error) => {
+            let fallback = "uplink_xdp_one";
+            tracing::debug!("{error}; trying {fallback}");
+            xdp(object, fallback)?
+                .load()
+                .map_err(|_| refused("loading uplink_xdp", &error))?;
+            fallback
+        }
+    };
+    xdp(object, name)
 }
 
 /// Puts the program behind the pinned link; false where none is there, or its

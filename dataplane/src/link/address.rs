@@ -1,6 +1,10 @@
 //! Giving interfaces addresses, and taking them away.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -11,6 +15,9 @@ use netlink_packet_route::{
 use serde::{Deserialize, Serialize};
 
 use super::{LinkError, Netlink, decode};
+
+/// How often the kernel is asked whether it is done; it takes a second or two.
+const DAD_POLL: Duration = Duration::from_millis(10);
 
 /// What the kernel does before an IPv6 address may be used (RFC 4862, 5.4).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +123,37 @@ impl Netlink {
             .into_iter()
             .find(|other| other.address.addr() == address)
             .map(|found| state(&found)))
+    }
+
+    /// Waits until the kernel's duplicate address detection is done with these addresses, at most
+    /// as long as `limit`, and returns those that someone else has. An address that is still being
+    /// checked then is none of them.
+    ///
+    /// # Errors
+    /// [`LinkError::Request`].
+    pub fn wait_dad(
+        &mut self,
+        ifindex: u32,
+        addresses: &[IpAddr],
+        limit: Duration,
+    ) -> Result<Vec<IpAddr>, LinkError> {
+        let begin = Instant::now();
+        loop {
+            let found = self
+                .addresses(ifindex)
+                .map_err(|source| self.failed("list addresses", source))?;
+            let with = |wanted: AddressState| {
+                found
+                    .iter()
+                    .filter(move |message| state(message) == wanted)
+                    .map(|message| message.address.addr())
+                    .filter(|address| addresses.contains(address))
+            };
+            if with(AddressState::Tentative).next().is_none() || begin.elapsed() >= limit {
+                return Ok(with(AddressState::Duplicate).collect());
+            }
+            thread::sleep(DAD_POLL);
+        }
     }
 }
 

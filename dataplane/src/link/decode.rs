@@ -7,8 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Mac, Route, SourceRule};
-use crate::netlink::decode::{Malformed, attributes, i32_at, text, u8_at, u16_at, u32_at};
+use super::{Mac, Route, SourceRule, VfLink, VfState, VfVlanTag, VlanProtocol};
+use crate::netlink::decode::{
+    Malformed, attributes, bytes_at, i32_at, text, u8_at, u16_at, u32_at,
+};
 
 /// `struct ifinfomsg`.
 const LINK_HEADER_LEN: usize = 16;
@@ -18,6 +20,18 @@ const ADDRESS_HEADER_LEN: usize = 8;
 const ROUTE_HEADER_LEN: usize = 12;
 /// `struct fib_rule_hdr`.
 const RULE_HEADER_LEN: usize = 12;
+// uapi `linux/if_link.h`.
+const IFLA_VF_INFO: u16 = 1;
+const IFLA_VF_MAC: u16 = 1;
+const IFLA_VF_VLAN: u16 = 2;
+const IFLA_VF_SPOOFCHK: u16 = 4;
+const IFLA_VF_LINK_STATE: u16 = 5;
+const IFLA_VF_RATE: u16 = 6;
+const IFLA_VF_TRUST: u16 = 9;
+const IFLA_VF_VLAN_LIST: u16 = 12;
+const IFLA_VF_VLAN_INFO: u16 = 1;
+/// uapi `linux/if_ether.h`, in network byte order.
+const ETH_P_8021AD: [u8; 2] = [0x88, 0xa8];
 // uapi `linux/rtnetlink.h`.
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
@@ -63,6 +77,8 @@ pub(super) struct LinkMessage {
     pub(super) altnames: Vec<String>,
     /// Free text.
     pub(super) alias: Option<String>,
+    /// A PF's VFs by their numbers, where they were asked for.
+    pub(super) vfs: Vec<(u32, VfState)>,
 }
 
 impl LinkMessage {
@@ -86,6 +102,7 @@ impl LinkMessage {
                 libc::IFLA_LINKINFO => link.decode_info(value)?,
                 libc::IFLA_IFALIAS => link.alias = Some(text(value)),
                 libc::IFLA_PROP_LIST => link.decode_properties(value)?,
+                libc::IFLA_VFINFO_LIST => link.vfs = decode_vfs(value)?,
                 libc::IFLA_PARENT_DEV_NAME => link.device = Some(text(value)),
                 libc::IFLA_PARENT_DEV_BUS_NAME => link.bus = Some(text(value)),
                 _ => {}
@@ -124,6 +141,91 @@ impl LinkMessage {
                 _ => u32_at(value, 0).ok(),
             })
     }
+}
+
+/// The VFs in an `IFLA_VFINFO_LIST`, by their numbers. One whose attributes are all unknown has no
+/// number, and is left out.
+pub(super) fn decode_vfs(list: &[u8]) -> Result<Vec<(u32, VfState)>, Malformed> {
+    let mut vfs = Vec::new();
+    for attribute in attributes(list) {
+        if let (IFLA_VF_INFO, value) = attribute? {
+            vfs.extend(decode_vf(value)?);
+        }
+    }
+    Ok(vfs)
+}
+
+fn decode_vf(info: &[u8]) -> Result<Option<(u32, VfState)>, Malformed> {
+    let mut index = None;
+    let mut state = VfState {
+        mac: None,
+        vlan: VfVlanTag::default(),
+        spoofchk: None,
+        trust: None,
+        link: None,
+        min_tx_rate: 0,
+        max_tx_rate: 0,
+    };
+    for attribute in attributes(info) {
+        let (kind, value) = attribute?;
+        // All of them begin with the VF's number; its VLANs hold structures that do.
+        match kind {
+            IFLA_VF_MAC => state.mac = Some(Mac(bytes_at(value, 4)?)),
+            IFLA_VF_VLAN => {
+                state.vlan.id = small(u32_at(value, 4)?)?;
+                state.vlan.qos = small(u32_at(value, 8)?)?;
+            }
+            IFLA_VF_SPOOFCHK => state.spoofchk = switch(u32_at(value, 4)?),
+            IFLA_VF_TRUST => state.trust = switch(u32_at(value, 4)?),
+            IFLA_VF_LINK_STATE => {
+                state.link = match u32_at(value, 4)? {
+                    0 => Some(VfLink::Auto),
+                    1 => Some(VfLink::Enable),
+                    2 => Some(VfLink::Disable),
+                    _ => None,
+                };
+            }
+            IFLA_VF_RATE => {
+                (state.min_tx_rate, state.max_tx_rate) = (u32_at(value, 4)?, u32_at(value, 8)?);
+            }
+            IFLA_VF_VLAN_LIST => state.vlan = decode_vf_vlan(value)?.unwrap_or(state.vlan),
+            _ => continue,
+        }
+        if kind != IFLA_VF_VLAN_LIST {
+            index = Some(u32_at(value, 0)?);
+        }
+    }
+    Ok(index.map(|index| (index, state)))
+}
+
+/// The first tag of a list; the kernel gives one.
+fn decode_vf_vlan(list: &[u8]) -> Result<Option<VfVlanTag>, Malformed> {
+    for attribute in attributes(list) {
+        if let (IFLA_VF_VLAN_INFO, value) = attribute? {
+            return Ok(Some(VfVlanTag {
+                id: small(u32_at(value, 4)?)?,
+                qos: small(u32_at(value, 8)?)?,
+                protocol: match bytes_at(value, 12)? {
+                    ETH_P_8021AD => VlanProtocol::Dot1Ad,
+                    _ => VlanProtocol::Dot1Q,
+                },
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// On, off, or what the kernel writes when the driver does not tell (-1).
+fn switch(setting: u32) -> Option<bool> {
+    match setting {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn small<T: TryFrom<u32>>(number: u32) -> Result<T, Malformed> {
+    T::try_from(number).map_err(|_| Malformed)
 }
 
 /// The fields of an `RTM_NEWADDR` or `RTM_DELADDR` that are of use here.

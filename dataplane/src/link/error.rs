@@ -158,6 +158,48 @@ pub enum LinkError {
         source: io::Error,
     },
 
+    /// Frames could not be sent or received.
+    #[error("packet socket on interface {ifindex} in network namespace {netns} ({step}): {source}")]
+    PacketSocket {
+        /// The interface.
+        ifindex: u32,
+        /// Its namespace.
+        netns: String,
+        /// The step that failed.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// No such device.
+    #[error("device {device} is not {place}; see lspci -D, or /sys/bus/auxiliary/devices")]
+    NoDevice {
+        /// The device that was asked for.
+        device: String,
+        /// Where it should be.
+        place: &'static str,
+    },
+
+    /// The PF has no such VF.
+    #[error("{pf} has no VF {vf}; its driver must tell of VFs over netlink, see ip link show {pf}")]
+    NoVf {
+        /// The PF.
+        pf: String,
+        /// The VF's number.
+        vf: u32,
+    },
+
+    /// A file of sysfs could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Sysfs {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
     /// The monitor's socket failed for good.
     #[error(
         "cannot receive link events in network namespace {netns}: {source}; reopen the monitor"
@@ -187,6 +229,8 @@ impl LinkError {
             | Self::Namespace { source, .. }
             | Self::Socket { source, .. }
             | Self::Sysctl { source, .. }
+            | Self::Sysfs { source, .. }
+            | Self::PacketSocket { source, .. }
             | Self::Receive { source, .. } => source.raw_os_error(),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, decode::LinkMessage};
+use super::{Mac, decode::LinkMessage, sysfs::link_target};
 
 /// `IFLA_MACVLAN_MODE` (uapi `linux/if_link.h`).
 const IFLA_MACVLAN_MODE: u16 = 1;
@@ -275,17 +275,9 @@ fn kind(link: &LinkMessage, device: Option<&Device>, sysfs: &Path) -> InterfaceK
     known.unwrap_or_else(|| InterfaceKind::Other(kernel_kind.clone()))
 }
 
-/// The last part of where a sysfs link points, if there is one.
-fn link_target(path: &Path) -> Option<String> {
-    let target = std::fs::read_link(path).ok()?;
-    Some(target.file_name()?.to_string_lossy().into_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
-
-    use super::*;
+    use super::{super::sysfs::fixture, *};
 
     fn number(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + value.len()).unwrap();
@@ -345,36 +337,8 @@ mod tests {
         );
     }
 
-    /// A sysfs with a PF, its VF, and a NIC without SR-IOV, laid out as the kernel does.
-    fn sysfs() -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        let path = |relative: &str| root.path().join(relative);
-        let bus = "bus/pci/devices";
-        fs::create_dir_all(path(bus)).unwrap();
-        for address in ["0000:3b:00.0", "0000:3b:00.2", "0000:5e:00.0"] {
-            let device = format!("devices/pci0000:3a/{address}");
-            fs::create_dir_all(path(&device)).unwrap();
-            symlink(
-                format!("../../../{device}"),
-                path(&format!("{bus}/{address}")),
-            )
-            .unwrap();
-            symlink(
-                "../../../bus/pci/drivers/mlx5_core",
-                path(&format!("{device}/driver")),
-            )
-            .unwrap();
-        }
-        symlink(
-            "../0000:3b:00.0",
-            path("devices/pci0000:3a/0000:3b:00.2/physfn"),
-        )
-        .unwrap();
-        root
-    }
-
     fn hardware(address: &str) -> Interface {
-        let root = sysfs();
+        let root = fixture::sysfs();
         let link = LinkMessage {
             device_type: libc::ARPHRD_ETHER,
             bus: Some("pci".into()),

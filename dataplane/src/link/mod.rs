@@ -3,6 +3,7 @@
 //! - [`Netns`] opens a namespace and runs closures inside it on a throw-away thread.
 //! - [`Netlink`] is a request socket bound to one namespace: interfaces, addresses, namespace ids.
 //!   It also changes them: children made in place, names, moves, addresses, routes, rules.
+//! - [`announce`] and [`find_conflicts`] speak with an interface's neighbours.
 //! - [`Monitor`] is one socket that hears the link and address changes of every namespace that has
 //!   an id in the agent's own ([`Netlink::ensure_nsid`]).
 //!
@@ -22,22 +23,30 @@ mod decode;
 mod error;
 mod events;
 mod interface;
+mod lend;
 mod monitor;
+mod neighbour;
 mod netns;
 mod nsid;
 mod query;
 mod route;
 mod socket;
 mod sysctl;
+pub(crate) mod sysfs;
+mod vf;
 
 pub use address::{AddressState, Dad};
 pub use create::{ChildKind, ChildSpec};
 pub use error::LinkError;
 pub use events::{LinkChange, LinkEvent};
 pub use interface::{Details, Device, Interface, InterfaceKind, IpvlanMode, MacvlanMode, Parent};
+pub use lend::{NetdevState, Returned};
 pub use monitor::Monitor;
+pub use neighbour::{Conflict, ProbeTiming, announce, find_conflicts};
 pub use netns::{Netns, NetnsId, NetnsRef};
 pub use route::{MAIN_TABLE, Route, SourceRule};
 pub use sluice_api::Mac;
 pub use socket::Netlink;
 pub use sysctl::{Sysctl, set_sysctls};
+pub use sysfs::{DeviceId, PciFunction, Sriov, Sysfs};
+pub use vf::{VfConfig, VfLink, VfState, VfVlanTag, VlanProtocol};

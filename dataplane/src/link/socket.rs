@@ -14,7 +14,7 @@ use crate::netlink::{
 /// A request socket in one namespace. Calls are synchronous and take microseconds, more when
 /// another process holds the kernel's RTNL lock.
 ///
-/// It keeps the namespace alive, and a receive buffer of 32 KiB: open it for a piece of work and
+/// It keeps the namespace alive, and a receive buffer of 72 KiB: open it for a piece of work and
 /// drop it.
 #[derive(Debug)]
 pub struct Netlink {

@@ -18,9 +18,10 @@ use super::{
     decode::{Malformed, Message, decode_error, decode_explanation, messages},
 };
 
-/// The kernel fills at most this much of a reader's buffer in one go of a dump (`netlink_dump` in
+/// The largest answer: a PF whose VFs fill an attribute, whose length has 16 bits, and the rest of
+/// its description. A dump takes 32 KiB at most in one go (`netlink_dump` in
 /// `net/netlink/af_netlink.c`).
-const RECEIVE_BYTES: usize = 32 * 1024;
+const RECEIVE_BYTES: usize = 72 * 1024;
 /// A lost answer must not stop the agent. The kernel answers within the call itself, so only a bug
 /// or a full receive buffer ever gets here.
 const ANSWER_TIMEOUT_SECONDS: i64 = 10;

@@ -3,9 +3,11 @@
 //! the unit tests of the parsers and by the tests in the kernel.
 
 pub mod random;
+mod refused;
 mod roce;
 mod transport;
 
+pub use refused::{Case, refused};
 pub use roce::{Roce, aeth, cm, deth, reth};
 pub use transport::{icmp, neighbor_message, sctp, tcp, tcp_with_offset, udp, udp_claiming};
 

@@ -1,15 +1,11 @@
 //! Packages by way of apt: installed into the system, or fetched from another suite of the mirror
 //! that the machine already uses and only unpacked.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, io, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::apt_sources::{self, Source};
+use super::{apt_archive::Archive, apt_sources};
 use crate::exec;
 
 /// Suites that may hold a package in the wanted version, nearest to the machine's own first.
@@ -24,33 +20,36 @@ const SUITES: [&str; 6] = [
 
 /// Downloads a package of one upstream version and unpacks it to `scratch/tree`.
 ///
-/// The machine's own package lists are neither used nor changed.
-///
 /// # Errors
 /// apt is absent, or no suite of the machine's mirrors has the package in that version.
 pub(super) fn unpack(package: &str, upstream: &str, scratch: &Path) -> Result<()> {
-    if exec::find("apt-get").is_none() {
-        bail!("this machine has no apt");
-    }
     let own = apt_sources::own_release();
-    let mirrors = apt_sources::machine(&own)?;
-    if mirrors.is_empty() {
-        bail!("apt's sources name no mirror of the distribution");
-    }
     let mut reasons = Vec::new();
-    for mirror in &mirrors {
-        for suite in [own.as_str()].into_iter().chain(SUITES) {
-            match fetch(package, upstream, mirror, suite, scratch) {
-                Ok(file) => {
-                    let tree = scratch.join("tree");
-                    exec::capture(Command::new("dpkg").arg("-x").arg(&file).arg(&tree))?;
-                    return Ok(());
-                }
-                Err(reason) => reasons.push(format!("{suite}: {reason:#}")),
-            }
+    for suite in [own.as_str()].into_iter().chain(SUITES) {
+        match fetch(package, upstream, suite, scratch) {
+            Ok(()) => return Ok(()),
+            Err(reason) => reasons.push(format!("{suite}: {reason:#}")),
         }
     }
     bail!("no {package} {upstream}: {}", reasons.join("; "))
+}
+
+/// Downloads the package from one suite and unpacks it.
+fn fetch(package: &str, upstream: &str, suite: &str, scratch: &Path) -> Result<()> {
+    let archive = Archive::open(&scratch.join(suite), suite)?;
+    let offered = archive.versions(package)?;
+    let version = matching_version(&offered, upstream)
+        .with_context(|| format!("not in version {upstream}"))?;
+    archive.unpack(&[format!("{package}={version}")], &scratch.join("tree"))
+}
+
+/// The Debian version of that upstream version.
+fn matching_version<'a>(offered: &'a [String], upstream: &str) -> Option<&'a str> {
+    offered.iter().map(String::as_str).find(|version| {
+        version
+            .strip_prefix(upstream)
+            .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
+    })
 }
 
 /// Installs packages, after refreshing the package lists where they do not offer them.
@@ -128,108 +127,19 @@ impl Drop for NoDaemons {
     }
 }
 
-/// Downloads the package from one suite; the path of the downloaded file.
-fn fetch(
-    package: &str,
-    upstream: &str,
-    mirror: &Source,
-    suite: &str,
-    scratch: &Path,
-) -> Result<PathBuf> {
-    let private = Private::new(&scratch.join(suite), &mirror.in_suite(suite))?;
-    // Says why only when asked to treat every failed fetch as an error.
-    exec::capture(
-        private
-            .apt("apt-get")
-            .args(["-o", "APT::Update::Error-Mode=any", "update"]),
-    )?;
-    let offered = exec::capture(private.apt("apt-cache").args(["madison", package]))?;
-    let version = matching_version(&offered, upstream)
-        .with_context(|| format!("not in version {upstream}"))?;
-    exec::capture(
-        private
-            .apt("apt-get")
-            .args(["download", &format!("{package}={version}")])
-            .current_dir(&private.folder),
-    )?;
-    fs::read_dir(&private.folder)
-        .with_context(|| format!("cannot read {}", private.folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|kind| kind == "deb"))
-        .with_context(|| {
-            format!(
-                "apt-get download left no file in {}",
-                private.folder.display()
-            )
-        })
-}
-
-/// The Debian version of that upstream version in `apt-cache madison`'s table.
-fn matching_version<'a>(madison: &'a str, upstream: &str) -> Option<&'a str> {
-    madison
-        .lines()
-        .filter_map(|line| line.split('|').nth(1).map(str::trim))
-        .find(|version| {
-            version
-                .strip_prefix(upstream)
-                .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
-        })
-}
-
-/// apt with sources, lists and cache of its own.
-struct Private {
-    folder: PathBuf,
-}
-
-impl Private {
-    /// Writes a sources list in deb822 form and the folders that apt wants.
-    fn new(folder: &Path, sources: &str) -> Result<Self> {
-        for part in ["sources", "lists/partial", "cache/archives/partial"] {
-            let part = folder.join(part);
-            fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
-        }
-        let list = folder.join("sources/mirror.sources");
-        fs::write(&list, sources).with_context(|| format!("cannot write {}", list.display()))?;
-        Ok(Self {
-            folder: folder.to_path_buf(),
-        })
-    }
-
-    fn apt(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.arg("-qq");
-        for (option, value) in [
-            ("Dir::Etc::sourcelist", Path::new("/dev/null").to_path_buf()),
-            ("Dir::Etc::sourceparts", self.folder.join("sources")),
-            ("Dir::State::lists", self.folder.join("lists")),
-            ("Dir::Cache", self.folder.join("cache")),
-        ] {
-            command
-                .arg("-o")
-                .arg(format!("{option}={}", value.display()));
-        }
-        // apt's own download user may not enter the caller's cache folder.
-        command.args(["-o", "APT::Sandbox::User=root"]);
-        command.env("LC_ALL", "C");
-        command
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn picks_exactly_the_upstream_version() {
-        let madison = "\
-            rust-src | 1.96.1+dfsg1-2~bpo13+1 | mirror trixie-backports/main amd64 Packages\n\
-            rust-src | 1.95.0+dfsg1-2~bpo13+1 | mirror trixie-backports/main amd64 Packages\n";
+        let offered = ["1.96.1+dfsg1-2~bpo13+1", "1.95.0+dfsg1-2~bpo13+1"].map(str::to_owned);
         assert_eq!(
-            matching_version(madison, "1.95.0"),
+            matching_version(&offered, "1.95.0"),
             Some("1.95.0+dfsg1-2~bpo13+1")
         );
-        assert_eq!(matching_version(madison, "1.95"), None);
-        assert_eq!(matching_version(madison, "1.94.0"), None);
-        assert_eq!(matching_version("", "1.95.0"), None);
+        assert_eq!(matching_version(&offered, "1.95"), None);
+        assert_eq!(matching_version(&offered, "1.94.0"), None);
+        assert_eq!(matching_version(&[], "1.95.0"), None);
     }
 }

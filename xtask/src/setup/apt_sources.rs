@@ -31,7 +31,7 @@ impl Source {
 }
 
 /// The release's code name of this machine, such as `bookworm`; `stable` where none is given.
-pub(super) fn own_release() -> String {
+pub(crate) fn own_release() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     code_name(&text).unwrap_or("stable").to_owned()
 }

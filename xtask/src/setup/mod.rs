@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: everything that building, trying and testing Sluice needs.
 
 mod apt;
+mod apt_archive;
 mod apt_sources;
 mod bpffs;
 mod go_tools;
@@ -14,6 +15,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum as _};
 
 pub(crate) use self::{
+    apt_archive::Archive,
+    apt_sources::own_release,
     bpffs::BPFFS,
     go_tools::ensure as cni_clients,
     packages::{Group, cni_plugins, python_with_scapy},

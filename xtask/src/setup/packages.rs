@@ -23,6 +23,8 @@ pub(crate) enum Group {
     Test,
     /// The benchmarks
     Bench,
+    /// The lab of virtual machines
+    Lab,
 }
 
 /// The distributions whose package names are known, and how each installs; Debian's is the one that
@@ -63,8 +65,8 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 15] = {
-    use Group::{Bench, Demo, Test};
+const TOOLS: [Tool; 21] = {
+    use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
         groups: &'static [Group],
@@ -113,7 +115,17 @@ const TOOLS: [Tool; 15] = {
         ),
         tool("ctr", &[Test], ["containerd"; 3]),
         tool("runc", &[Test], ["runc"; 3]),
-        tool(BUSYBOX, &[Test], ["busybox-static", "busybox", "busybox"]),
+        tool(
+            BUSYBOX,
+            &[Test, Lab],
+            ["busybox-static", "busybox", "busybox"],
+        ),
+        tool("depmod", &[Lab], ["kmod"; 3]),
+        tool("xz", &[Lab], ["xz-utils", "xz", "xz"]),
+        tool("zstd", &[Lab], ["zstd"; 3]),
+        tool("setpriv", &[Lab], ["util-linux"; 3]),
+        tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
+        tool("ib_send_bw", &[Lab], ["perftest"; 3]),
     ]
 };
 

@@ -1,0 +1,328 @@
+//! One virtual machine: started, watched, and ended.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{job::Job, kernel::Kernel, qemu::Qemu};
+use crate::exec;
+
+/// Above 2.7 GiB the firmware places the virtual functions' registers beyond 4 GiB, where their
+/// mailbox never answers.
+const MEMORY_MIB: u32 = 2048;
+/// A boot takes 10 s on an idle machine. One in some dozens hangs in emulation.
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const ATTEMPTS: u32 = 3;
+/// For powering off, and for a guest that does not keep its own time limit.
+const GRACE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Emulated, not virtualised: no firmware tables nor devices that nobody uses.
+const HARDWARE: &[&str] = &[
+    "-nodefaults",
+    "-no-user-config",
+    "-no-reboot",
+    "-display",
+    "none",
+    "-machine",
+    "q35,usb=off,vmport=off,smbus=off,sata=off,graphics=off",
+    "-accel",
+    "tcg,thread=multi",
+    "-cpu",
+    "Nehalem",
+];
+
+/// What makes an emulated boot short and its random numbers ready.
+const KERNEL_OPTIONS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr \
+    tsc=reliable no_timer_check random.trust_cpu=on net.ifnames=0 apparmor=0 selinux=0 audit=0 \
+    rcupdate.rcu_expedited=1 8250.nr_uarts=1 i8042.noaux i8042.nokbd i8042.noprobe \
+    cryptomgr.notests numa=off";
+
+/// How the machine's network card is wired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// To nothing; it has a carrier all the same.
+    Alone,
+    /// To the card of the other of two nodes.
+    Peer,
+}
+
+/// A machine to run.
+pub(super) struct Vm<'a> {
+    /// QEMU.
+    pub(super) qemu: &'a Qemu,
+    /// What it boots.
+    pub(super) kernel: &'a Kernel,
+    /// The archive made for that kernel.
+    pub(super) initramfs: &'a Path,
+    /// The folder of this run; every machine has one of its own in it.
+    pub(super) folder: &'a Path,
+    /// 1 or 2.
+    pub(super) node: u32,
+    /// Where its card leads.
+    pub(super) wire: Wire,
+    /// A file for what passes the wire, in pcap format.
+    pub(super) capture: Option<&'a Path>,
+    /// Virtual processors.
+    pub(super) cpus: u32,
+}
+
+impl Vm<'_> {
+    /// Runs a job inside, handing over what it prints as it comes; its exit code.
+    ///
+    /// A boot that hangs is ended and tried again; so is nothing else.
+    ///
+    /// # Errors
+    /// QEMU cannot be run, the guest never boots, dies, or runs out of time. The text has the end of
+    /// its console.
+    pub(super) fn run(
+        &self,
+        job: &Job,
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<i32> {
+        for attempt in 1..=ATTEMPTS {
+            let share = self.new_share(job)?;
+            let machine = Running {
+                qemu: self.start(&share, None)?,
+                share,
+            };
+            if machine.boots()? {
+                return machine.finish(job, output);
+            }
+            exec::step(&format!(
+                "The guest hangs while it boots (attempt {attempt} of {ATTEMPTS})"
+            ));
+            if attempt == ATTEMPTS {
+                bail!("the guest does not boot{}", machine.console());
+            }
+        }
+        bail!("the guest was never started")
+    }
+
+    /// Gives the terminal to a job inside.
+    ///
+    /// # Errors
+    /// QEMU cannot be run.
+    pub(super) fn interact(&self, job: &Job) -> Result<()> {
+        let share = self.new_share(job)?;
+        fs::write(share.join("interactive"), "").context("cannot write to the shared folder")?;
+        let mut qemu = self.start(&share, Some("mon:stdio"))?;
+        qemu.wait().context("cannot wait for QEMU")?;
+        Ok(())
+    }
+
+    /// An empty folder that the guest sees as /results, with the job in it.
+    fn new_share(&self, job: &Job) -> Result<PathBuf> {
+        let share = self.folder.join(format!("node{}", self.node));
+        if share.exists() {
+            fs::remove_dir_all(&share)
+                .with_context(|| format!("cannot empty {}", share.display()))?;
+        }
+        fs::create_dir_all(&share).with_context(|| format!("cannot make {}", share.display()))?;
+        let file = share.join("job");
+        fs::write(&file, job.script(self.node))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(share)
+    }
+
+    fn start(&self, share: &Path, serial: Option<&str>) -> Result<Child> {
+        let mut command = self.qemu.command();
+        command
+            .args(HARDWARE)
+            .args(["-m", &format!("{MEMORY_MIB}M"), "-smp"])
+            .arg(self.cpus.to_string())
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", KERNEL_OPTIONS])
+            .args(folder_device("host", Path::new("/"), true))
+            .args(folder_device("results", share, false))
+            .args(self.card())
+            // The wires' sockets have relative names, because a socket's path must be short.
+            .current_dir(self.folder);
+        if let Some(serial) = serial {
+            command.args(["-serial", serial]);
+        } else {
+            let log = File::create(share.join("qemu.log")).context("cannot write QEMU's log")?;
+            command
+                .arg("-serial")
+                .arg(prefixed("file:", &share.join("console")))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().context("cannot share QEMU's log")?)
+                .stderr(log);
+        }
+        command
+            .spawn()
+            .context("cannot start QEMU (by setpriv, of util-linux)")
+    }
+
+    /// An igb with virtual functions, behind a port that can hold them.
+    fn card(&self) -> Vec<OsString> {
+        let node = self.node;
+        let netdev = match self.wire {
+            Wire::Alone => "hubport,id=wire,hubid=0".to_owned(),
+            Wire::Peer => format!(
+                "dgram,id=wire,local.type=unix,local.path=wire{node},\
+                 remote.type=unix,remote.path=wire{}",
+                3 - node
+            ),
+        };
+        let mut arguments: Vec<OsString> = [
+            "-netdev",
+            &netdev,
+            "-device",
+            "pcie-root-port,id=port0,chassis=1,slot=1,bus=pcie.0",
+            "-device",
+            &format!("igb,bus=port0,netdev=wire,mac=52:54:00:00:00:0{node},romfile="),
+        ]
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+        if let Some(file) = self.capture {
+            arguments.push("-object".into());
+            arguments.push(prefixed("filter-dump,id=dump,netdev=wire,file=", file));
+        }
+        arguments
+    }
+}
+
+/// A folder of the host as a file system of the guest.
+fn folder_device(tag: &str, path: &Path, read_only: bool) -> [OsString; 4] {
+    let mut source = prefixed(
+        &format!("local,id={tag},security_model=none,multidevs=remap,path="),
+        path,
+    );
+    if read_only {
+        source.push(",readonly=on");
+    }
+    [
+        "-fsdev".into(),
+        source,
+        "-device".into(),
+        format!("virtio-9p-pci,fsdev={tag},mount_tag={tag},disable-legacy=on").into(),
+    ]
+}
+
+/// QEMU's option and a path; a comma in the path is doubled.
+fn prefixed(option: &str, path: &Path) -> OsString {
+    format!("{option}{}", path.display().to_string().replace(',', ",,")).into()
+}
+
+/// A machine that was started; ended when dropped.
+struct Running {
+    qemu: Child,
+    share: PathBuf,
+}
+
+impl Running {
+    /// Waits until the guest runs the job; false when it hangs.
+    ///
+    /// # Errors
+    /// QEMU ended.
+    fn boots(&self) -> Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < BOOT_LIMIT {
+            if self.share.join("booted").exists() {
+                return Ok(true);
+            }
+            thread::sleep(PAUSE);
+            if self.is_gone()? {
+                bail!("the guest ends while it boots{}", self.console());
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits for the job's end, handing over what it prints.
+    fn finish(mut self, job: &Job, output: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<i32> {
+        let start = Instant::now();
+        let mut printed = None;
+        loop {
+            let gone = self.is_gone()?;
+            let status = fs::read_to_string(self.share.join("status")).ok();
+            // After the looks above, so that nothing is printed behind the last read.
+            self.pass_on(&mut printed, output)?;
+            if let Some(status) = status.and_then(|status| status.trim().parse().ok()) {
+                self.power_off()?;
+                return Ok(status);
+            }
+            if gone {
+                bail!("the guest died{}", self.console());
+            }
+            if start.elapsed() > job.limit + GRACE {
+                bail!("the guest hangs{}", self.console());
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn pass_on(
+        &self,
+        printed: &mut Option<File>,
+        output: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if printed.is_none() {
+            *printed = File::open(self.share.join("output")).ok();
+        }
+        let mut new = Vec::new();
+        if let Some(file) = printed {
+            file.read_to_end(&mut new)
+                .context("cannot read what the guest prints")?;
+        }
+        if new.is_empty() { Ok(()) } else { output(&new) }
+    }
+
+    /// Gives the guest time to write its logs.
+    fn power_off(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < GRACE && !self.is_gone()? {
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self) -> Result<bool> {
+        // Without reaping, so that its id stays its own until it is dropped.
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let id = nix::unistd::Pid::from_raw(self.qemu.id().cast_signed());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(id), flags).context("cannot watch QEMU")?;
+        Ok(status != WaitStatus::StillAlive)
+    }
+
+    /// The last words of the guest and of QEMU, for a message.
+    fn console(&self) -> String {
+        const LINES: usize = 30;
+        let mut text = String::new();
+        for file in ["qemu.log", "console"] {
+            let all = fs::read(self.share.join(file)).unwrap_or_default();
+            let all = String::from_utf8_lossy(&all);
+            let lines: Vec<_> = all.lines().collect();
+            for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+                text.push_str("\n  ");
+                text.push_str(line);
+            }
+        }
+        if text.is_empty() {
+            text.push_str(" (its console is empty)");
+        }
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended or shall end.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
