@@ -335,8 +335,10 @@ fn a_disk_that_takes_no_writes() -> Result<()> {
             ),
             (
                 "disk read-only",
-                "mount -o remount,ro \"$1\"",
-                "mount -o remount,rw \"$1\"",
+                // Folder by folder, since the agent holds its lock file open for writing.
+                "for folder in endpoints cni; do mount --bind \"$1/$folder\" \"$1/$folder\"; \
+                 mount -o remount,bind,ro \"$1/$folder\"; done",
+                "umount \"$1/endpoints\" \"$1/cni\"",
             ),
         ] {
             let context = || format!("{fault}, main {main}");
