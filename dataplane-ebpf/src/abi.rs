@@ -47,6 +47,18 @@ pub mod stage {
 /// Word of the packet's scratch space (`__sk_buff.cb`, uapi `linux/bpf.h`) in
 /// which an entry program leaves the endpoint id for the pipeline.
 pub const CB_ENDPOINT: usize = 0;
+/// Word of the same space in which an entry program leaves its [`seen`] mark
+/// for a stand-in behind it. No protocol's own scratch data reaches this far
+/// (`struct inet_skb_parm`, `struct inet6_skb_parm`).
+pub const CB_SEEN: usize = 4;
+
+/// What an endpoint's entry program leaves in a packet. The upper half tells it
+/// from anything that was there before; a packet that has it from another
+/// endpoint, or from the other direction, was not seen here.
+pub const fn seen(endpoint: u32, direction: Direction) -> u32 {
+    0x51ce_0000 | endpoint << 1 | direction as u32
+}
+const _: () = assert!(MAX_ENDPOINTS << 1 | 1 <= 0xffff);
 
 /// Types whose every bit pattern is valid and that have no hidden padding, so
 /// that they may be copied to and from a map as plain bytes.

@@ -45,6 +45,8 @@ impl Programs {
         }
         let mut programs = Self { object };
         for (slot, name) in [
+            (stage::POLICY_INGRESS, "policy_ingress"),
+            (stage::POLICY_EGRESS, "policy_egress"),
             (stage::INGRESS, "pipeline_ingress"),
             (stage::EGRESS, "pipeline_egress"),
         ] {
@@ -95,8 +97,19 @@ impl Programs {
     }
 }
 
+/// Whether BPF_PROG_TEST_RUN takes the frame for TC: with the whole of the first IP header, or
+/// something behind the Ethernet header. For XDP the Ethernet header is enough.
+pub fn runs_at_tc(frame: &[u8]) -> bool {
+    let least = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 15,
+    };
+    frame.len() >= least
+}
+
 /// Where the finished object is: as the build of the `dataplane` crate looks for it.
-fn object_path() -> PathBuf {
+pub(crate) fn object_path() -> PathBuf {
     std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
         || {
             PathBuf::from(concat!(

@@ -5,6 +5,9 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
+#[cfg(feature = "failpoints")]
+mod failpoint;
+mod hand_over;
 mod reach;
 mod recover;
 mod stats;
@@ -21,6 +24,7 @@ use std::{
 };
 
 pub use error::{Error, Result};
+use hand_over::HandOvers;
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -87,6 +91,7 @@ pub struct Agent {
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
+    hand_overs: HandOvers,
 }
 
 /// An interface: its namespace, its index there.
@@ -169,6 +174,7 @@ impl Agent {
             state: RwLock::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
+            hand_overs: HandOvers::new(),
         };
         agent.recover()?;
         Ok(agent)

@@ -39,6 +39,9 @@ pub struct EndpointRecord {
     pub mechanism: TcMechanism,
     /// Tags of the entry programs that are attached.
     pub entry_tags: [u64; 2],
+    /// Stand-ins may be in the place of the entry programs, or beside them.
+    #[serde(default)]
+    pub stand_in: bool,
 }
 
 /// One uplink.

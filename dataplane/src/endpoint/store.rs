@@ -431,6 +431,7 @@ mod tests {
             pod: None,
             mechanism: TcMechanism::Tcx,
             entry_tags: [1, u64::MAX],
+            stand_in: false,
         }
     }
 
