@@ -5,7 +5,6 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
-#[cfg(feature = "failpoints")]
 mod failpoint;
 mod hand_over;
 mod reach;

@@ -5,7 +5,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::{Value, json};
 
 use super::{
-    PLUGIN, call::Call, chain::Chain, plugin, sandbox::Sandbox, snapshot::Snapshot, with_failpoints,
+    PLUGIN, call::Call, chain::Chain, sandbox::Sandbox, snapshot::Snapshot, with_failpoints,
 };
 use crate::{
     agent::TestAgent,
@@ -44,7 +44,7 @@ impl CniNode {
     pub fn with(options: &[&str]) -> Result<Self> {
         let node = TestNode::new(0)?;
         let agent = TestAgent::start(&node.node, options)?;
-        let sandbox = Sandbox::new(&node.node, &agent, &plugin()?)?;
+        let sandbox = Sandbox::new(&node.node, &agent)?;
         Ok(Self {
             sandbox,
             agent,
@@ -62,7 +62,7 @@ impl CniNode {
         let folder = with_failpoints()?;
         agent.set_program(folder.join("sluice"));
         agent.restart()?;
-        let sandbox = Sandbox::new(&node.node, &agent, &folder.join("sluice-cni"))?;
+        let sandbox = Sandbox::with_plugin(&node.node, &agent, &folder.join("sluice-cni"))?;
         Ok(Self {
             sandbox,
             agent,
@@ -194,21 +194,24 @@ impl CniPod {
             "ingress" => TcAttachType::Ingress,
             _ => TcAttachType::Egress,
         };
-        let ours = format!("entry_{hook}");
+        let [entry, stand_in] = ["entry", "standin"].map(|kind| format!("{kind}_{hook}"));
+        // Filters first: they stand in until the TCX attachment has taken over.
+        let filters = self
+            .netns
+            .run("tc", &["filter", "show", "dev", interface, hook])?;
+        if [&entry, &stand_in]
+            .iter()
+            .any(|name| filters.contains(*name))
+        {
+            return Ok(true);
+        }
         // A kernel without TCX has no such query.
         let tcx = self.netns.enter(|| {
             let (_, programs) = SchedClassifier::query_tcx(interface, kind).ok()?;
             let mut names = programs.iter().map(|program| program.name_as_str());
-            names.any(|name| name == Some(&ours)).then_some(())
+            names.any(|name| name == Some(&entry)).then_some(())
         })?;
-        let filters = self
-            .netns
-            .ip(&format!("link show {interface}"))
-            .and_then(|_| {
-                self.netns
-                    .run("tc", &["filter", "show", "dev", interface, hook])
-            })?;
-        Ok(tcx.is_some() || filters.contains(&ours))
+        Ok(tcx.is_some())
     }
 
     /// Its interfaces but the loopback.

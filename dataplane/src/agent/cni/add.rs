@@ -82,14 +82,14 @@ impl Agent {
     }
 
     fn adopt_interfaces(&self, mut record: AttachmentRecord, netns: &Netns) -> Result<AddAnswer> {
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_intent")?;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_intent")?;
         let interfaces = self.attach_all(&record, netns)?;
-        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_attach")?;
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_done", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_done")?;
         self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
@@ -119,28 +119,28 @@ impl Agent {
         if let Some(host_reach) = create.host_reach {
             self.ensure_uplink(&spec.master, host_reach)?;
         }
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_intent")?;
         // From here on an interface of this name is ours.
         record.made = Some(Made::Child { ifindex: None });
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_intent")?;
         let created = Netlink::open(&self.home)?.create_child(&spec, netns);
         if let Err(error) = created {
             record.made = None;
             self.keep_attachment(&record)?;
             return Err(error.into());
         }
-        fail::fail_point!("cni::add::after_create", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_create")?;
         let interface = inside.interface(&name)?;
         record.made = Some(Made::Child {
             ifindex: Some(interface.ifindex),
         });
         let interfaces = vec![describe(&interface)];
         self.attach_one(&record, netns, interface)?;
-        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_attach")?;
         record.stage = Stage::Created;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_created", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_created")?;
         Ok(AddAnswer {
             interfaces,
             ..AddAnswer::default()

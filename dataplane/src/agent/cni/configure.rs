@@ -32,7 +32,7 @@ impl Agent {
         else {
             return Err(Error::Internal(format!("{attachment} has no interface")));
         };
-        fail::fail_point!("cni::configure::before", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::before")?;
         let work = Work {
             request,
             netns: &netns,
@@ -40,10 +40,7 @@ impl Agent {
         };
         let through_node = self.routes_through_node(&record, request)?;
         work.run(&through_node)?;
-        fail::fail_point!(
-            "cni::configure::after_addresses",
-            crate::agent::failpoint::act
-        );
+        crate::agent::failpoint::step("cni::configure::after_addresses")?;
         let mut result = request.result.clone();
         if let Some(routes) = result
             .get_mut("routes")
@@ -54,7 +51,7 @@ impl Agent {
         record.result = Some(result);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::configure::after_done", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::after_done")?;
         self.settle_attachment(&record);
         Ok(ConfigureAnswer { through_node })
     }
