@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// Maps that no ADD leaves anything in: a ring without entries to read, the wire's counters, and
-/// the counters by endpoint id, an array that is cleared when an id is given anew.
-const TRAFFIC_MAPS: [&str; 3] = ["events", "uplink_stats", "ep_stats"];
+/// counters by endpoint id and by rule, arrays that are cleared when a number is given anew.
+const TRAFFIC_MAPS: [&str; 4] = ["events", "uplink_stats", "ep_stats", "rule_hits"];
 /// The map whose values are programs, which a restart may replace.
 const PROGRAMS: &str = "pipeline";
 
