@@ -58,7 +58,7 @@ pub const CB_SEEN: usize = 4;
 pub const fn seen(endpoint: u32, direction: Direction) -> u32 {
     0x51ce_0000 | endpoint << 1 | direction as u32
 }
-const _: () = assert!(MAX_ENDPOINTS << 1 | 1 <= 0xffff);
+const _: () = assert!(MAX_ENDPOINTS <= 0x7fff);
 
 /// Types whose every bit pattern is valid and that have no hidden padding, so
 /// that they may be copied to and from a map as plain bytes.
