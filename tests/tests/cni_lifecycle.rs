@@ -15,6 +15,7 @@ use sluice_tests::{
         },
     },
     node::{UPLINK, pings},
+    poll::wait_until,
 };
 
 /// Both ways to use the plugin.
@@ -42,6 +43,10 @@ fn an_add_that_is_repeated_changes_nothing() -> Result<()> {
         let pod = CniPod::new("pod-1")?;
         let added = list.add(&node.sandbox, &pod.call("ADD"))?;
         let look = || node.look(&[("pod", &pod.netns)]);
+        let links = node.agent.pins().join("links");
+        wait_until("the attachments that stay", || {
+            Ok(fs::read_dir(&links)?.count() == 2)
+        })?;
         let before = look()?;
         let main = list.configurations(None)?.len() == 1;
         let previous = (!main).then_some(&added);
