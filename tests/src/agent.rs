@@ -12,7 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{netns::TestNetns, poll::wait_until};
+use crate::{
+    netns::{TestNetns, output},
+    poll::wait_until,
+};
 
 /// The binary under test, from the environment variable `SLUICE_BIN`.
 ///
@@ -22,6 +25,17 @@ pub fn binary() -> Result<PathBuf> {
     env::var_os("SLUICE_BIN")
         .map(PathBuf::from)
         .context("SLUICE_BIN is not set; run the tests with `cargo xtask test`")
+}
+
+/// Copies a binary to where it will be run from. By a process of its own: what
+/// this one has open for writing, a child that another thread is just forking
+/// has too for a moment, and then the file cannot be run.
+///
+/// # Errors
+/// There is no such file, or no room.
+pub fn install(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("install");
+    output(command.arg("--mode=755").args([from, to])).map(drop)
 }
 
 /// How this kernel can hold programs, as `--tc` takes it: by filters on clsact everywhere, and from
@@ -48,8 +62,9 @@ pub struct TestAgent {
     folder: TempDir,
     pins: PathBuf,
     node: String,
-    program: Option<PathBuf>,
     options: Vec<String>,
+    /// Another binary than the one under test.
+    binary: Option<PathBuf>,
     environment: Vec<(String, String)>,
     mounts: Option<String>,
     process: Option<Child>,
@@ -78,12 +93,44 @@ impl TestAgent {
             folder: TempDir::new()?,
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
-            program: None,
             options: options.iter().map(ToString::to_string).collect(),
+            binary: None,
             environment: Vec::new(),
             mounts: None,
             process: None,
         })
+    }
+
+    /// Other options from the next start on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Another binary from the next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
+    }
+
+    /// Sets a variable of the environment from the next start on; an empty value takes it away.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Runs a shell script before each start from the next on, in a mount namespace of the agent's
+    /// own, with the folder of its records as `$1`.
+    pub fn set_mounts(&mut self, script: &str) {
+        self.mounts = Some(script.to_owned());
+    }
+
+    /// What it is run from.
+    ///
+    /// # Errors
+    /// The binary is not known.
+    fn program(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(binary, Ok)
     }
 
     /// The pins' folder.
@@ -105,34 +152,12 @@ impl TestAgent {
         self.folder.path().join("log")
     }
 
-    /// Runs another binary at its next start than the one under test, for one with failpoints.
-    pub fn set_program(&mut self, program: PathBuf) {
-        self.program = Some(program);
-    }
-
-    /// Sets a variable of the environment for its next start; an empty value takes it away.
-    pub fn set_environment(&mut self, name: &str, value: &str) {
-        self.environment.retain(|(known, _)| known != name);
-        if !value.is_empty() {
-            self.environment.push((name.to_owned(), value.to_owned()));
-        }
-    }
-
-    /// Runs a shell script before its next start, in a mount namespace of the agent's own, with the
-    /// folder of its records as `$1`.
-    pub fn set_mounts(&mut self, script: &str) {
-        self.mounts = Some(script.to_owned());
-    }
-
     /// The command that runs the agent, with all its flags.
     ///
     /// # Errors
     /// The binary is not known.
     pub fn command(&self) -> Result<Command> {
-        let binary = match &self.program {
-            Some(program) => program.clone(),
-            None => binary()?,
-        };
+        let binary = self.program()?;
         let mut command = match &self.mounts {
             None => self.nsenter(&binary),
             Some(script) => {

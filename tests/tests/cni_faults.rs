@@ -38,7 +38,9 @@ const AGENT_ADD_MAIN: &[&str] = &[
     "cni::add::after_attach",
     "cni::add::after_created",
     "cni::configure::before",
+    "cni::configure::after_probe",
     "cni::configure::after_addresses",
+    "cni::configure::after_routes",
     "cni::configure::after_done",
 ];
 const AGENT_DEL: &[&str] = &[

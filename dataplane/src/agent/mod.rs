@@ -149,6 +149,7 @@ impl Agent {
     pub fn open(options: Options) -> anyhow::Result<Self> {
         let features = Features::detect()?;
         let store = Store::open(&options.state_dir)?;
+        check_room(&store, options.max_endpoints)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
             ..Sizes::DEFAULT
@@ -215,6 +216,19 @@ impl Agent {
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An endpoint's id is its place in the maps: all that are attached must fit.
+fn check_room(store: &Store, max_endpoints: u32) -> Result<()> {
+    let (endpoints, _) = store.endpoints();
+    let last = endpoints.iter().max_by_key(|record| record.id);
+    match last.filter(|record| record.id > max_endpoints) {
+        None => Ok(()),
+        Some(EndpointRecord { id, interface, .. }) => Err(Error::Exhausted(format!(
+            "max_endpoints {max_endpoints} is less than the id of endpoint {id} ({interface}), \
+             which is attached; set it to {id} at least, or detach that endpoint first"
+        ))),
     }
 }
 

@@ -30,6 +30,9 @@ impl Agent {
         problems.extend(self.recover_attachments());
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
         self.engage_uplinks();
+        if let Some(counters) = self.kernel.finish_migration()? {
+            tracing::info!("the maps are of this version now; {counters} counters carried over");
+        }
         Ok(())
     }
 
@@ -95,7 +98,7 @@ impl Agent {
         if record.stand_in {
             return self.end_stand_in(record, netns, &interface.name);
         }
-        let current = record.entry_tags == self.entry_tags;
+        let current = record.entry_tags == self.entry_tags && !self.kernel.is_migrating();
         let alive = match record.mechanism {
             TcMechanism::Tcx => self.kernel.links_alive(record.id),
             // Attaching replaces the filter, and puts it back if it is gone.

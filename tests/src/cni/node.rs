@@ -60,7 +60,7 @@ impl CniNode {
         let node = TestNode::new(0)?;
         let mut agent = TestAgent::prepare(&node.node, &[])?;
         let folder = with_failpoints()?;
-        agent.set_program(folder.join("sluice"));
+        agent.set_binary(folder.join("sluice"));
         agent.restart()?;
         let sandbox = Sandbox::with_plugin(&node.node, &agent, &folder.join("sluice-cni"))?;
         Ok(Self {
