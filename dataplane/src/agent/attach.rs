@@ -99,6 +99,7 @@ impl Agent {
             ifindex: target.interface.ifindex,
             pod: target.pod,
             mechanism,
+            made_clsact: false,
             entry_tags: self.entry_tags,
             stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
         };
@@ -145,12 +146,12 @@ impl Agent {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
-        if record.stand_in {
-            self.kernel.stand_in(netns, &interface.name, record.id)?;
+        record.made_clsact = if record.stand_in {
+            self.kernel.stand_in(netns, &interface.name, record.id)?
         } else {
             self.kernel
-                .attach(netns, &interface.name, record.id, record.mechanism)?;
-        }
+                .attach(netns, &interface.name, record.id, record.mechanism)?
+        };
         record.phase = Phase::Attached;
         self.store.put_endpoint(&record)?;
         let attached = Attached {
@@ -253,7 +254,13 @@ impl Agent {
         if record.stand_in {
             detach(TcMechanism::Clsact)?;
         }
-        Ok(detach(record.mechanism)?)
+        detach(record.mechanism)?;
+        if let Some(netns) = netns
+            && record.made_clsact
+        {
+            self.kernel.release_clsact(netns, interface);
+        }
+        Ok(())
     }
 
     /// Attaches anew what is recorded as attached and is not. The caller has
@@ -364,7 +371,11 @@ impl Agent {
     fn reserve_id(&self) -> Result<u32> {
         let mut state = self.state_mut();
         let max = self.options.max_endpoints;
-        let free = |id: &u32| !state.endpoints.contains_key(id) && !state.reserved.contains(id);
+        let free = |id: &u32| {
+            !state.endpoints.contains_key(id)
+                && !state.reserved.contains(id)
+                && !state.unknown.contains(id)
+        };
         let id = (1..=max).find(free).ok_or_else(|| {
             Error::Exhausted(format!(
                 "all {max} endpoints are in use; raise max_endpoints in the configuration"
