@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     agent::{Error, Result},
     api::{
-        Cni, Dataplane,
+        Cni, Dataplane, Hardware,
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
             Event, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink, UplinkRequest,
@@ -86,6 +86,10 @@ impl Dataplane for Fake {
         None
     }
 
+    fn hardware(&self) -> Option<&dyn Hardware> {
+        None
+    }
+
     fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
         if request.interface == "lo" {
             return Err(Error::Invalid("lo: not a pod's interface".into()));
@@ -111,6 +115,7 @@ impl Dataplane for Fake {
             addresses: Vec::new(),
             pod: request.pod.clone(),
             uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
+            rdma: None,
             mechanism: TcMechanism::Tcx,
             health: Health::Attached,
         };

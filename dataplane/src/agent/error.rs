@@ -18,6 +18,9 @@ pub enum Error {
     /// No room is left.
     #[error("{0}")]
     Exhausted(String),
+    /// The kernel or the machine cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
     /// The node, not the request, is at fault.
     #[error("{0}")]
     Internal(String),
@@ -34,6 +37,7 @@ impl From<LinkError> for Error {
             LinkError::InvalidNetnsRef { .. } | LinkError::NotANamespace { .. } => {
                 Self::Invalid(text)
             }
+            LinkError::Unsupported { .. } => Self::Unsupported(text),
             _ => Self::Internal(text),
         }
     }
