@@ -3,5 +3,6 @@
 //! one after another.
 
 mod card;
+mod hardware;
 mod modes;
 mod sriov;

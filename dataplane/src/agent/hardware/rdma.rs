@@ -22,10 +22,12 @@ const FRESH: Duration = Duration::from_secs(2);
 /// From this part of a GID table on the node's administrator is warned.
 const NEARLY_FULL: f64 = 0.8;
 
+type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
+
 /// The last survey, and when it was made.
 #[derive(Default)]
 pub(in crate::agent) struct RdmaView {
-    last: Mutex<Option<(Instant, Arc<std::result::Result<NodeRdma, RdmaError>>)>>,
+    last: Mutex<Option<(Instant, Surveyed)>>,
 }
 
 impl Agent {
@@ -86,7 +88,7 @@ impl Agent {
             .collect()
     }
 
-    fn rdma_view(&self) -> Arc<std::result::Result<NodeRdma, RdmaError>> {
+    fn rdma_view(&self) -> Surveyed {
         let mut last = self
             .rdma
             .last
