@@ -62,9 +62,13 @@ impl Agent {
         if request.num_vfs != num_vfs {
             let before = self.describe_pf(&sysfs, &mut netlink, &pf)?;
             refuse_in_use(&request.pf, &before)?;
-            raise(&mut netlink, &pf)?;
+            let interface = raise(&mut netlink, &pf)?;
             sysfs.set_num_vfs(&pf.address, request.num_vfs)?;
             wait_for_interfaces(&sysfs, &pf.address, request.num_vfs)?;
+            // Some NICs start anew with it.
+            if let Some(index) = interface {
+                wait_for_carrier(&mut netlink, index)?;
+            }
         }
         let pf = sysfs.pci(&pf.address)?;
         self.describe_pf(&sysfs, &mut netlink, &pf)
@@ -170,24 +174,34 @@ fn refuse_in_use(name: &str, pf: &Pf) -> Result<()> {
     )))
 }
 
-/// Sets a PF up and waits for its carrier. One without a cable makes VFs as well.
-fn raise(netlink: &mut Netlink, pf: &PciFunction) -> Result<()> {
+/// Sets a PF up and waits for its carrier; its interface's index, if it has one here.
+fn raise(netlink: &mut Netlink, pf: &PciFunction) -> Result<Option<u32>> {
     let Some(name) = pf.netdevs.first() else {
-        return Ok(());
+        return Ok(None);
     };
     let index = netlink.interface(name)?.ifindex;
     if !netlink.details(index)?.up {
         netlink.set_up(index, true)?;
     }
+    wait_for_carrier(netlink, index)?;
+    Ok(Some(index))
+}
+
+/// A PF without a cable makes VFs as well.
+fn wait_for_carrier(netlink: &mut Netlink, index: u32) -> Result<()> {
     let begin = Instant::now();
-    while !netlink.details(index)?.carrier {
+    loop {
+        let details = netlink.details(index)?;
+        if details.carrier {
+            return Ok(());
+        }
         if begin.elapsed() > PATIENCE {
+            let name = details.name;
             tracing::warn!("{name} has no carrier; its VFs will have none either");
-            break;
+            return Ok(());
         }
         thread::sleep(POLL);
     }
-    Ok(())
 }
 
 /// Waits until each VF that a driver has taken has its interface.
