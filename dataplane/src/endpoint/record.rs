@@ -37,8 +37,15 @@ pub struct EndpointRecord {
     pub pod: Option<PodName>,
     /// How the programs are attached.
     pub mechanism: TcMechanism,
+    /// The clsact qdisc was made for this attachment, and goes with it if
+    /// nobody else uses it by then.
+    #[serde(default)]
+    pub made_clsact: bool,
     /// Tags of the entry programs that are attached.
     pub entry_tags: [u64; 2],
+    /// Stand-ins may be in the place of the entry programs, or beside them.
+    #[serde(default)]
+    pub stand_in: bool,
 }
 
 /// One uplink.
@@ -52,6 +59,9 @@ pub struct UplinkRecord {
     pub host_reach: bool,
     /// How the TC program is attached.
     pub mechanism: TcMechanism,
+    /// As of an endpoint.
+    #[serde(default)]
+    pub made_clsact: bool,
     /// How XDP was attached.
     pub xdp: Option<XdpMode>,
 }

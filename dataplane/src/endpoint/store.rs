@@ -430,7 +430,9 @@ mod tests {
             ifindex: 2,
             pod: None,
             mechanism: TcMechanism::Tcx,
+            made_clsact: false,
             entry_tags: [1, u64::MAX],
+            stand_in: false,
         }
     }
 

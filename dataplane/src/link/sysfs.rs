@@ -263,13 +263,18 @@ impl Sysfs {
         }
     }
 
-    /// The RDMA devices of an auxiliary device.
+    /// The RDMA devices of a device, as far as the node's namespace sees them.
     ///
     /// # Errors
-    /// [`LinkError::NoDevice`].
-    pub fn auxiliary_rdma(&self, device: &str) -> Result<Vec<String>, LinkError> {
-        self.auxiliary_parent(device)?;
-        Ok(self.auxiliary_children(device, "infiniband"))
+    /// [`LinkError::NoDevice`], [`LinkError::Sysfs`].
+    pub fn rdma(&self, device: &DeviceId) -> Result<Vec<String>, LinkError> {
+        match device {
+            DeviceId::Pci(address) => Ok(self.pci(address)?.rdma),
+            DeviceId::Auxiliary(name) => {
+                self.auxiliary_parent(name)?;
+                Ok(self.auxiliary_children(name, "infiniband"))
+            }
+        }
     }
 
     /// What is of a class in an auxiliary device or in those inside of it.
@@ -606,8 +611,10 @@ mod tests {
     fn rdma_devices_in_a_handmade_sysfs() {
         let root = fixture::sysfs();
         let sysfs = Sysfs::new(root.path());
-        assert_eq!(sysfs.auxiliary_rdma(SUBFUNCTION).unwrap(), ["mlx5_4"]);
-        assert!(sysfs.auxiliary_rdma("mlx5_core.sf.5").is_err());
+        let of = |id: &str| sysfs.rdma(&DeviceId::parse(id).unwrap());
+        assert_eq!(of(SUBFUNCTION).unwrap(), ["mlx5_4"]);
+        assert_eq!(of(VF0).unwrap(), ["mlx5_1"]);
+        assert!(of("mlx5_core.sf.5").is_err());
     }
 
     #[test]

@@ -15,10 +15,7 @@ impl Rdma {
         sysfs: &Sysfs,
         device: &DeviceId,
     ) -> Result<Vec<RdmaDevice>, RdmaError> {
-        let names = match device {
-            DeviceId::Pci(address) => sysfs.pci(address)?.rdma,
-            DeviceId::Auxiliary(name) => sysfs.auxiliary_rdma(name)?,
-        };
+        let names = sysfs.rdma(device)?;
         let mut devices = self.devices()?;
         devices.retain(|device| names.contains(&device.name));
         Ok(devices)

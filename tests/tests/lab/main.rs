@@ -5,4 +5,7 @@
 mod card;
 mod hardware;
 mod modes;
+mod rdma;
+mod rxe;
 mod sriov;
+mod two_nodes;

@@ -162,25 +162,6 @@ fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
     })
 }
 
-impl From<&RdmaError> for Error {
-    fn from(error: &RdmaError) -> Self {
-        let text = error.to_string();
-        match error {
-            RdmaError::Unsupported => Self::Unsupported(text),
-            RdmaError::NotFound { .. } => Self::NotFound(text),
-            RdmaError::WrongMode { .. } => Self::Conflict(text),
-            RdmaError::Request { .. } if error.errno() == Some(libc::EBUSY) => Self::Conflict(text),
-            _ => Self::Internal(text),
-        }
-    }
-}
-
-impl From<RdmaError> for Error {
-    fn from(error: RdmaError) -> Self {
-        Self::from(&error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
