@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Agent, Error, Result};
+use super::super::{Agent, Result};
 use crate::{
     api::{
         hardware::{EndpointRdma, NodeRdma},
@@ -34,7 +34,7 @@ impl Agent {
     /// The RDMA devices of the node and its endpoints, with their ports and GIDs.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when this kernel has no RDMA.
+    /// [`Error::Unsupported`](crate::agent::Error::Unsupported) when this kernel has no RDMA.
     pub fn rdma(&self) -> Result<NodeRdma> {
         match self.rdma_view().as_ref() {
             Ok(node) => Ok(node.clone()),
@@ -46,8 +46,8 @@ impl Agent {
     /// exists.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when the kernel refuses; the text says what blocks it and how to make
-    /// the change permanent. [`Error::Unsupported`] when this kernel has no RDMA.
+    /// [`Error::Conflict`](crate::agent::Error::Conflict) when the kernel refuses; the text says what blocks it and how to make
+    /// the change permanent. [`Error::Unsupported`](crate::agent::Error::Unsupported) when this kernel has no RDMA.
     pub fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
         let mut rdma = Rdma::open(&self.home)?;
         if rdma.mode()? != mode {
