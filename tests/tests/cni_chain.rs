@@ -199,6 +199,8 @@ fn multus_runs_two_networks_of_ours() -> Result<()> {
     assert!(!reply.output.status.success());
     let text = reply.to_string();
     assert!(text.contains("ffff:ff:1f.7"), "{text}");
+    // Multus remembers its failed ADD until the runtime deletes the pod.
+    delete.run(&node.sandbox, "multus", &vf)?.result()?;
     node.wait_same(&before, &[("pod", &pod.netns)])
 }
 
