@@ -54,6 +54,10 @@ fn accepted(node: &CniNode, list: &Value) -> Result<bool> {
     let mut configurations = chain.configurations(None)?;
     let (plugin, mut config) = configurations.pop().context("an empty list")?;
     ensure!(plugin == PLUGIN, "the last plugin is not ours: {plugin}");
+    if config["mode"] == "sriov" && config["deviceID"].is_null() {
+        // As Multus does for a network with a resource.
+        config["deviceID"] = json!("0000:3b:00.2");
+    }
     if !configurations.is_empty() {
         // What the plugins before ours would have made.
         node.node

@@ -36,12 +36,8 @@ impl Agent {
             for path in self.kernel.pins().endpoint_links(id) {
                 let _ = std::fs::remove_file(path);
             }
-            match self.store.remove_endpoint(id) {
-                Ok(()) => {
-                    self.state_mut().unknown.remove(&id);
-                }
-                Err(error) => tracing::warn!("{error}"),
-            }
+            self.take_back(id);
+            self.state_mut().unknown.remove(&id);
         }
     }
 }
