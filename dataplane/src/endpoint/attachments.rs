@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    AttachmentRecord, Store, StoreError,
-    store::{Outlives, json_files, remove, remove_unfinished},
+    AttachmentRecord, Made, Store, StoreError,
+    store::{Outlives, json_files, remove},
 };
 use crate::api::types::cni::{Attachment, DelRequest, TOMBSTONE_VERSION, TOMBSTONES, Tombstone};
 
@@ -32,13 +32,20 @@ impl Store {
         )
     }
 
-    /// Writes the intent to make an attachment, and has it on disk.
+    /// Writes the intent to make an attachment. One that changes hardware, a
+    /// VF's settings at its PF, is on disk when this returns; what else an ADD
+    /// makes is gone with a power cut, and its record void, so that pods are
+    /// spared the milliseconds.
     ///
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn intend_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
         let path = self.attachment_path(&record.attachment);
-        self.write(&path, record, Outlives::Machine)
+        let outlives = match record.made {
+            Some(Made::Vf(_)) => Outlives::Machine,
+            Some(Made::Child) | None => Outlives::Agent,
+        };
+        self.write(&path, record, outlives)
     }
 
     /// Writes how far an attachment has come.
@@ -65,7 +72,6 @@ impl Store {
 
     /// The DELs that came while no agent ran, and what could not be read.
     pub fn tombstones(&self) -> (Vec<DelRequest>, Vec<StoreError>) {
-        remove_unfinished(&self.root.join(TOMBSTONES), |path| !writer_lives(path));
         let mut dels = Vec::new();
         let mut errors = Vec::new();
         for path in json_files(&self.root.join(TOMBSTONES)) {
@@ -92,15 +98,6 @@ impl Store {
     fn tombstone_path(&self, attachment: &Attachment) -> PathBuf {
         self.root.join(TOMBSTONES).join(attachment.file_name())
     }
-}
-
-/// Whether the plugin that writes a tombstone is still at it: its process id
-/// is in the temporary file's name.
-fn writer_lives(temporary: &Path) -> bool {
-    let pid = temporary
-        .file_stem()
-        .and_then(|stem| stem.to_str()?.rsplit('.').next()?.parse::<u32>().ok());
-    pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
 }
 
 fn read_tombstone(path: &Path) -> Result<DelRequest, StoreError> {
@@ -180,6 +177,7 @@ mod tests {
         let (records, errors) = store.attachments();
         assert_eq!(records, [record("a")]);
         assert!(errors.is_empty());
+        store.sweep_temporary();
         assert!(!path.with_extension("new").exists());
     }
 
@@ -261,6 +259,7 @@ mod tests {
         for name in ["c:net1.8388608.new", &alive] {
             fs::write(path.with_file_name(name), "").unwrap();
         }
+        store.sweep_temporary();
         let (dels, errors) = store.tombstones();
         assert!(!path.with_file_name("c:net1.8388608.new").exists());
         assert!(path.with_file_name(&alive).exists());

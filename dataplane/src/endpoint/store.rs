@@ -81,9 +81,6 @@ impl Store {
             fs::create_dir_all(&folder).map_err(|error| StoreError::new(&folder, error))?;
         }
         let lock = lock(&root.join("agent.lock"))?;
-        for folder in ["", "endpoints", "uplinks", ATTACHMENTS] {
-            remove_unfinished(&root.join(folder), |_| true);
-        }
         let path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot_id = fs::read_to_string(path).map_err(|error| StoreError::new(path, error))?;
         Ok(Self {
@@ -139,16 +136,34 @@ impl Store {
         remove(&self.endpoint_path(id))
     }
 
+    /// The endpoints that have a file, be it readable or not.
+    pub fn endpoint_files(&self) -> Vec<u32> {
+        let files = json_files(&self.root.join("endpoints"));
+        files.iter().filter_map(|path| endpoint_of(path)).collect()
+    }
+
     /// Removes the endpoints' files that no present endpoint has: of an earlier
     /// boot, or unreadable.
     pub fn sweep_endpoints(&self, present: impl Fn(u32) -> bool) {
         for path in json_files(&self.root.join("endpoints")) {
-            let id = path
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse().ok());
-            if !id.is_some_and(&present) {
+            if !endpoint_of(&path).is_some_and(&present) {
                 let _ = fs::remove_file(path);
             }
+        }
+    }
+
+    /// Removes the temporary files of writers that were killed: an agent before
+    /// this one, and plugins, whose process id is in the name.
+    pub fn sweep_temporary(&self) {
+        let folder = |name: &str| files_with(&self.root.join(name), "new");
+        let own = ["", "endpoints", "uplinks", ATTACHMENTS].map(folder);
+        let plugins = folder(TOMBSTONES).into_iter().filter(|path| {
+            let process = path.file_stem().map(Path::new).and_then(Path::extension);
+            let process = process.and_then(|id| id.to_str()?.parse::<u32>().ok());
+            process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+        });
+        for path in own.into_iter().flatten().chain(plugins) {
+            let _ = fs::remove_file(path);
         }
     }
 
@@ -309,23 +324,23 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Removes what writes left that a crash cut off before their rename.
-pub(super) fn remove_unfinished(folder: &Path, dead: impl Fn(&Path) -> bool) {
-    for path in files(folder, "new").filter(|path| dead(path)) {
-        let _ = fs::remove_file(path);
-    }
-}
-
-fn files(folder: &Path, extension: &'static str) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    paths.filter(move |path| path.extension().is_some_and(|found| found == extension))
-}
-
 pub(super) fn json_files(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = files(folder, "json").collect();
+    files_with(folder, "json")
+}
+
+fn files_with(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
     paths.sort();
     paths
+}
+
+/// The endpoint whose file this is.
+fn endpoint_of(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 #[cfg(test)]
