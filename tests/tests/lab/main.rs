@@ -3,6 +3,7 @@
 //! one after another.
 
 mod card;
+mod effort;
 mod modes;
 mod rdma;
 mod rxe;
