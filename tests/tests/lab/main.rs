@@ -4,6 +4,7 @@
 
 mod card;
 mod effort;
+mod hardware;
 mod modes;
 mod rdma;
 mod rxe;
