@@ -1,6 +1,7 @@
 //! Sluice's benchmarks; `cargo xtask bench` builds and runs them.
 
 mod attach;
+mod cni;
 mod frames;
 mod interrupt;
 mod local;
@@ -85,6 +86,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "attach",
         about: "attaching an endpoint, beside two TCX attachments by system call",
         measure: attach::measure,
+    },
+    Benchmark {
+        name: "cni",
+        about: "ADD and DEL by plugin binaries, beside the reference macvlan plugin",
+        measure: cni::measure,
     },
     Benchmark {
         name: "scale",
