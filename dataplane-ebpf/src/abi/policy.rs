@@ -8,10 +8,17 @@ use crate::parse::protocol;
 pub mod identity {
     /// An address in no set; in a [`PolicyData`](super::PolicyData): any peer.
     pub const ANY: u32 = 0;
-    /// The node itself.
+    /// The first of the node's own: one for each class of its addresses, up to
+    /// [`FIRST`].
     pub const NODE: u32 = 1;
-    /// Numbers below are reserved.
+    /// The first that is not reserved.
     pub const FIRST: u32 = 256;
+
+    /// Whether it is one of the node's own.
+    #[inline(always)]
+    pub const fn is_node(identity: u32) -> bool {
+        identity.wrapping_sub(NODE) < FIRST - NODE
+    }
 }
 
 /// Rules whose hits are counted; a larger number in a [`PolicyRule`] allows

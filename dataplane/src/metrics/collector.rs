@@ -6,12 +6,15 @@ use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, registry::Registry, registry::Unit,
 };
 
-use super::{endpoints::EndpointRows, family::Families, uplinks::encode_uplinks};
+use super::{
+    endpoints::EndpointRows, family::Families, rdma::encode_rdma, uplinks::encode_uplinks,
+};
 use crate::{
     agent::Result,
     api::{
         Dataplane,
-        types::{Endpoint, Health, Stats, Status, TcMechanism},
+        hardware::NodeRdma,
+        types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism},
     },
 };
 
@@ -24,6 +27,8 @@ pub struct Snapshot {
     pub endpoints: Vec<Endpoint>,
     /// The agent.
     pub status: Status,
+    /// RDMA devices, where the kernel has RDMA.
+    pub rdma: Option<NodeRdma>,
 }
 
 impl Snapshot {
@@ -36,6 +41,7 @@ impl Snapshot {
             stats: dataplane.stats()?,
             endpoints: dataplane.endpoints(),
             status: dataplane.status()?,
+            rdma: dataplane.hardware().and_then(|node| node.rdma().ok()),
         })
     }
 }
@@ -60,11 +66,35 @@ impl Collector for Snapshot {
             stats,
             endpoints,
             status,
+            rdma,
         } = self;
         EndpointRows::new(stats, endpoints).encode(&mut families)?;
         encode_uplinks(&mut families, &stats.uplinks, status)?;
+        if let Some(rdma) = rdma {
+            encode_rdma(&mut families, rdma)?;
+        }
         encode_agent(&mut families, stats, status)
     }
+}
+
+fn encode_flows(families: &mut Families<'_>, flows: &FlowStats) -> fmt::Result {
+    let help = "What happened to connections of isolated endpoints";
+    families.counter("flow_events", help, &|family| {
+        for (event, count) in &flows.events {
+            family.sample(&[("event", event)], &[], *count)?;
+        }
+        Ok(())
+    })?;
+    let help = "Connections remembered, at most ten seconds ago";
+    families.gauge("flows", help, None, &|family| {
+        family.sample(&[("state", "answered")], &[], flows.answered)?;
+        family.sample(&[("state", "unanswered")], &[], flows.unanswered)
+    })?;
+    let help = "Connections that the tables have room for";
+    families.gauge("flows_limit", help, None, &|family| {
+        family.sample(&[("state", "answered")], &[], flows.answered_limit)?;
+        family.sample(&[("state", "unanswered")], &[], flows.unanswered_limit)
+    })
 }
 
 fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> fmt::Result {
@@ -79,6 +109,7 @@ fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> 
     families.counter("filter_repairs", help, &|family| {
         family.sample(&[], &[], stats.repairs)
     })?;
+    encode_flows(families, &stats.flows)?;
     let single = |families: &mut Families<'_>, name: &str, help: &str, unit, value: u64| {
         families.gauge(name, help, unit, &|family| family.sample(&[], &[], value))
     };
