@@ -94,14 +94,13 @@ fn every_documented_configuration_is_accepted() -> Result<()> {
     node.node
         .node
         .add_veth("eth1", &node.node.machine, "eth1")?;
-    for (interface, mtu) in [("eth1", "9000")] {
-        node.node
-            .node
-            .ip(&format!("link set {interface} mtu {mtu}"))?;
-        node.node
-            .machine
-            .ip(&format!("link set {interface} mtu {mtu}"))?;
-    }
+    let (interface, mtu) = ("eth1", "9000");
+    node.node
+        .node
+        .ip(&format!("link set {interface} mtu {mtu}"))?;
+    node.node
+        .machine
+        .ip(&format!("link set {interface} mtu {mtu}"))?;
     node.node.node.add_address("eth1", "10.56.0.1/16")?;
     // No distribution packages it; any IPAM plugin is one to ours.
     node.sandbox.script(
