@@ -14,12 +14,16 @@ use dataplane_ebpf::abi::MAX_ENDPOINTS;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
+    agent::Nic,
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
-    kernel::{TcMode, XdpPreference},
+    kernel::{Sizes, TcMode, XdpPreference},
+    rdma::NetnsMode,
 };
 
 /// Read when no other file is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/sluice/config.toml";
+/// Most connections that can be remembered: half a gigabyte of them.
+pub const MAX_FLOWS: u32 = 1 << 22;
 /// Most events a second that one endpoint may be granted.
 pub const MAX_EVENT_RATE: u32 = 10_000;
 /// Where `/metrics` is by default: for this node only.
@@ -39,6 +43,8 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Endpoints that the maps have room for.
     pub max_endpoints: u32,
+    /// Connections of isolated endpoints that are remembered.
+    pub max_flows: u32,
     /// Events a second that each endpoint may cause; 0 silences them.
     pub event_rate: u32,
     /// How endpoints are attached.
@@ -47,6 +53,10 @@ pub struct Config {
     pub xdp: XdpPreference,
     /// Uplinks to register at start.
     pub uplinks: Vec<UplinkRequest>,
+    /// Who is to see RDMA devices; left as it is when absent.
+    pub rdma_mode: Option<NetnsMode>,
+    /// What NICs are to be.
+    pub nics: Vec<Nic>,
     /// What the agent logs.
     pub log: LogLevel,
 }
@@ -153,6 +163,13 @@ pub struct Settings {
     #[serde(deserialize_with = "max_endpoints")]
     pub max_endpoints: Option<u32>,
 
+    /// Connections of isolated endpoints that are remembered, 1024 to 4194304
+    /// [default: 65536]
+    #[arg(long, value_name = "N", env = "SLUICE_MAX_FLOWS",
+          value_parser = RangedU64ValueParser::<u32>::new().range(1024..=u64::from(MAX_FLOWS)))]
+    #[serde(deserialize_with = "max_flows")]
+    pub max_flows: Option<u32>,
+
     /// Events a second that each endpoint may cause, 0 to 10000
     /// [default: 10]
     #[arg(long, value_name = "N", env = "SLUICE_EVENT_RATE",
@@ -174,6 +191,14 @@ pub struct Settings {
           value_delimiter = ',', value_parser = uplink)]
     pub uplinks: Option<Vec<UplinkRequest>>,
 
+    /// Who is to see RDMA devices; in the file only.
+    #[arg(skip)]
+    pub rdma_mode: Option<NetnsMode>,
+
+    /// What NICs are to be; in the file only.
+    #[arg(skip)]
+    pub nics: Option<Vec<Nic>>,
+
     /// How much the agent logs [default: info]
     #[arg(long, value_enum, env = "SLUICE_LOG")]
     pub log: Option<LogLevel>,
@@ -191,6 +216,10 @@ fn uplink(interface: &str) -> Result<UplinkRequest, String> {
 
 fn max_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(deserializer, 1, MAX_ENDPOINTS)
+}
+
+fn max_flows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(deserializer, 1024, MAX_FLOWS)
 }
 
 fn event_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -275,6 +304,10 @@ impl Config {
                 twice.interface
             )));
         }
+        let nics = flags.nics.or(file.nics).unwrap_or_default();
+        for nic in &nics {
+            nic.check().map_err(ConfigError::Contradiction)?;
+        }
         Ok(Self {
             socket: path(flags.socket, file.socket, DEFAULT_SOCKET),
             state_dir: path(flags.state_dir, file.state_dir, "/var/lib/sluice"),
@@ -284,10 +317,16 @@ impl Config {
                 .or(file.metrics_address)
                 .map_or(Some(DEFAULT_METRICS), |address| address.0),
             max_endpoints: flags.max_endpoints.or(file.max_endpoints).unwrap_or(512),
+            max_flows: flags
+                .max_flows
+                .or(file.max_flows)
+                .unwrap_or(Sizes::DEFAULT.flows),
             event_rate: flags.event_rate.or(file.event_rate).unwrap_or(10),
             tc: flags.tc.or(file.tc).unwrap_or_default(),
             xdp: flags.xdp.or(file.xdp).unwrap_or_default(),
             uplinks,
+            rdma_mode: flags.rdma_mode.or(file.rdma_mode),
+            nics,
             log: flags.log.or(file.log).unwrap_or_default(),
         })
     }
@@ -334,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_sets_every_key_to_its_default_but_the_uplinks() {
+    fn the_example_sets_every_key_to_its_default_but_those_about_the_hardware() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml");
         let text = fs::read_to_string(path).unwrap();
         let defaults = Config::merge(Settings::default(), Settings::default()).unwrap();
@@ -352,18 +391,23 @@ mod tests {
             bpffs: Some(_),
             metrics_address: Some(_),
             max_endpoints: Some(_),
+            max_flows: Some(_),
             event_rate: Some(_),
             tc: Some(_),
             xdp: Some(_),
             uplinks: Some(uplinks),
+            rdma_mode: Some(rdma_mode),
+            nics: Some(nics),
             log: Some(_),
         } = parse(Path::new("c.toml"), &all).unwrap()
         else {
             panic!("a key is missing from\n{all}");
         };
-        assert!(!uplinks.is_empty());
+        assert!(!uplinks.is_empty() && !nics.is_empty());
         let expected = Config {
             uplinks,
+            rdma_mode: Some(rdma_mode),
+            nics,
             ..defaults
         };
         assert_eq!(config(&all, Settings::default()), Ok(expected));
@@ -433,6 +477,15 @@ mod tests {
                 "uplinks = [{interface = \"a\"}, {interface = \"a\"}]",
                 "configuration: uplink a is listed twice",
             ),
+            (
+                "rdma_mode = \"exklusive\"",
+                "c.toml:1: rdma_mode: unknown variant `exklusive`, expected `shared` or",
+            ),
+            (
+                "[[nics]]\nvendor = \"15b3\"",
+                "configuration: an entry of nics wants nothing",
+            ),
+            ("[[nics]]\nnum_vf = 4", "c.toml:2: unknown field `num_vf`"),
         ] {
             let error = config(text, Settings::default()).unwrap_err();
             assert!(error.starts_with(expected), "{text:?}: {error}");

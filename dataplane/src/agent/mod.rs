@@ -5,14 +5,15 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
-#[cfg(feature = "failpoints")]
 mod failpoint;
 mod hand_over;
+mod hardware;
 mod reach;
 mod recover;
 mod stats;
 mod status;
 mod turns;
+mod unknown;
 mod uplinks;
 mod watch;
 
@@ -25,6 +26,8 @@ use std::{
 
 pub use error::{Error, Result};
 use hand_over::HandOvers;
+pub use hardware::Nic;
+use hardware::RdmaView;
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -46,6 +49,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Endpoints that fit.
     pub max_endpoints: u32,
+    /// Connections of isolated endpoints that are remembered.
+    pub max_flows: u32,
     /// Events a second that one endpoint may cause.
     pub event_rate: u32,
     /// TC mechanism.
@@ -60,6 +65,7 @@ impl From<&Config> for Options {
             state_dir: config.state_dir.clone(),
             bpffs: config.bpffs.clone(),
             max_endpoints: config.max_endpoints,
+            max_flows: config.max_flows,
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
@@ -88,6 +94,7 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    rdma: RdmaView,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -110,6 +117,8 @@ struct State {
     /// Endpoint ids that are given out and not in `endpoints` yet, or not out
     /// of the kernel's maps.
     reserved: BTreeSet<u32>,
+    /// Endpoint ids whose programs are at work and whose record cannot be read.
+    unknown: BTreeSet<u32>,
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,
@@ -153,6 +162,7 @@ impl Agent {
         check_room(&store, options.max_endpoints)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
+            flows: options.max_flows,
             ..Sizes::DEFAULT
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
@@ -173,6 +183,7 @@ impl Agent {
             attachments: Turns::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            rdma: RdmaView::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -194,11 +205,17 @@ impl Agent {
 
     /// The endpoints, by id.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        let state = self.state();
-        let endpoints = state.endpoints.values();
+        let mut endpoints: Vec<_> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values();
+            endpoints
+                .map(|endpoint| endpoint.describe(&state))
+                .collect()
+        };
+        for endpoint in &mut endpoints {
+            endpoint.rdma = self.rdma_of(endpoint);
+        }
         endpoints
-            .map(|endpoint| endpoint.describe(&state))
-            .collect()
     }
 
     /// The uplinks, by number.
@@ -247,6 +264,7 @@ impl Attached {
             addresses: self.interface.addresses.clone(),
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
+            rdma: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

@@ -5,8 +5,10 @@
 mod card;
 mod cni;
 mod effort;
+mod hardware;
 mod modes;
 mod rdma;
 mod rxe;
 mod sriov;
 mod two_nodes;
+mod uplinks;
