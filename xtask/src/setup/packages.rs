@@ -65,7 +65,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 21] = {
+const TOOLS: [Tool; 23] = {
     use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
@@ -88,6 +88,9 @@ const TOOLS: [Tool; 21] = {
         tool("python3", every, ["python3", "python3", "python"]),
         tool("iperf3", &[Test, Bench], ["iperf3"; 3]),
         tool("tmux", &[Test], ["tmux"; 3]),
+        // Judges the unit; systemd need not run.
+        tool("systemd-analyze", &[Test], ["systemd"; 3]),
+        tool("setpriv", &[Test], ["util-linux"; 3]),
         tool(
             "tshark",
             &[Test],
