@@ -14,8 +14,10 @@ use dataplane_ebpf::abi::MAX_ENDPOINTS;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
+    agent::Nic,
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
     kernel::{TcMode, XdpPreference},
+    rdma::NetnsMode,
 };
 
 /// Read when no other file is named; it need not exist.
@@ -47,6 +49,10 @@ pub struct Config {
     pub xdp: XdpPreference,
     /// Uplinks to register at start.
     pub uplinks: Vec<UplinkRequest>,
+    /// Who is to see RDMA devices; left as it is when absent.
+    pub rdma_mode: Option<NetnsMode>,
+    /// What NICs are to be.
+    pub nics: Vec<Nic>,
     /// What the agent logs.
     pub log: LogLevel,
 }
@@ -174,6 +180,14 @@ pub struct Settings {
           value_delimiter = ',', value_parser = uplink)]
     pub uplinks: Option<Vec<UplinkRequest>>,
 
+    /// Who is to see RDMA devices; in the file only.
+    #[arg(skip)]
+    pub rdma_mode: Option<NetnsMode>,
+
+    /// What NICs are to be; in the file only.
+    #[arg(skip)]
+    pub nics: Option<Vec<Nic>>,
+
     /// How much the agent logs [default: info]
     #[arg(long, value_enum, env = "SLUICE_LOG")]
     pub log: Option<LogLevel>,
@@ -275,6 +289,10 @@ impl Config {
                 twice.interface
             )));
         }
+        let nics = flags.nics.or(file.nics).unwrap_or_default();
+        for nic in &nics {
+            nic.check().map_err(ConfigError::Contradiction)?;
+        }
         Ok(Self {
             socket: path(flags.socket, file.socket, DEFAULT_SOCKET),
             state_dir: path(flags.state_dir, file.state_dir, "/var/lib/sluice"),
@@ -288,6 +306,8 @@ impl Config {
             tc: flags.tc.or(file.tc).unwrap_or_default(),
             xdp: flags.xdp.or(file.xdp).unwrap_or_default(),
             uplinks,
+            rdma_mode: flags.rdma_mode.or(file.rdma_mode),
+            nics,
             log: flags.log.or(file.log).unwrap_or_default(),
         })
     }
@@ -334,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_sets_every_key_to_its_default_but_the_uplinks() {
+    fn the_example_sets_every_key_to_its_default_but_those_about_the_hardware() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml");
         let text = fs::read_to_string(path).unwrap();
         let defaults = Config::merge(Settings::default(), Settings::default()).unwrap();
@@ -356,14 +376,18 @@ mod tests {
             tc: Some(_),
             xdp: Some(_),
             uplinks: Some(uplinks),
+            rdma_mode: Some(rdma_mode),
+            nics: Some(nics),
             log: Some(_),
         } = parse(Path::new("c.toml"), &all).unwrap()
         else {
             panic!("a key is missing from\n{all}");
         };
-        assert!(!uplinks.is_empty());
+        assert!(!uplinks.is_empty() && !nics.is_empty());
         let expected = Config {
             uplinks,
+            rdma_mode: Some(rdma_mode),
+            nics,
             ..defaults
         };
         assert_eq!(config(&all, Settings::default()), Ok(expected));
@@ -433,6 +457,15 @@ mod tests {
                 "uplinks = [{interface = \"a\"}, {interface = \"a\"}]",
                 "configuration: uplink a is listed twice",
             ),
+            (
+                "rdma_mode = \"exklusive\"",
+                "c.toml:1: rdma_mode: unknown variant `exklusive`, expected `shared` or",
+            ),
+            (
+                "[[nics]]\nvendor = \"15b3\"",
+                "configuration: an entry of nics wants nothing",
+            ),
+            ("[[nics]]\nnum_vf = 4", "c.toml:2: unknown field `num_vf`"),
         ] {
             let error = config(text, Settings::default()).unwrap_err();
             assert!(error.starts_with(expected), "{text:?}: {error}");

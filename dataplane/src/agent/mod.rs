@@ -5,14 +5,15 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
-#[cfg(feature = "failpoints")]
 mod failpoint;
 mod hand_over;
+mod hardware;
 mod reach;
 mod recover;
 mod stats;
 mod status;
 mod turns;
+mod unknown;
 mod uplinks;
 mod watch;
 
@@ -25,6 +26,8 @@ use std::{
 
 pub use error::{Error, Result};
 use hand_over::HandOvers;
+pub use hardware::Nic;
+use hardware::RdmaView;
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -88,6 +91,7 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    rdma: RdmaView,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -110,6 +114,8 @@ struct State {
     /// Endpoint ids that are given out and not in `endpoints` yet, or not out
     /// of the kernel's maps.
     reserved: BTreeSet<u32>,
+    /// Endpoint ids whose programs are at work and whose record cannot be read.
+    unknown: BTreeSet<u32>,
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,
@@ -173,6 +179,7 @@ impl Agent {
             attachments: Turns::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            rdma: RdmaView::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -194,11 +201,17 @@ impl Agent {
 
     /// The endpoints, by id.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        let state = self.state();
-        let endpoints = state.endpoints.values();
+        let mut endpoints: Vec<_> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values();
+            endpoints
+                .map(|endpoint| endpoint.describe(&state))
+                .collect()
+        };
+        for endpoint in &mut endpoints {
+            endpoint.rdma = self.rdma_of(endpoint);
+        }
         endpoints
-            .map(|endpoint| endpoint.describe(&state))
-            .collect()
     }
 
     /// The uplinks, by number.
@@ -247,6 +260,7 @@ impl Attached {
             addresses: self.interface.addresses.clone(),
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
+            rdma: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

@@ -11,6 +11,7 @@ impl Agent {
         let features = self.kernel.features();
         let maps = self.kernel.map_status();
         let foreign = self.kernel.foreign_pins();
+        let crowded = self.rdma_problems();
         let state = self.state();
         let foreign = foreign.iter().map(|path| {
             format!(
@@ -36,6 +37,7 @@ impl Agent {
             .problems
             .iter()
             .cloned()
+            .chain(crowded)
             .chain(foreign)
             .chain(lost_endpoints)
             .chain(lost_uplinks)

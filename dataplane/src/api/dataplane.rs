@@ -3,9 +3,12 @@
 use ipnet::IpNet;
 use tokio::sync::broadcast;
 
-use super::types::{
-    AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink, UplinkRequest,
-    cni,
+use super::{
+    Hardware,
+    types::{
+        AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink,
+        UplinkRequest, cni,
+    },
 };
 use crate::agent::{Agent, Result};
 
@@ -36,6 +39,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn blocks(&self) -> Result<Vec<Block>>;
     /// See [`Agent::events`].
     fn events(&self) -> broadcast::Receiver<Event>;
+    /// What knows the node's hardware, where there is such a thing.
+    fn hardware(&self) -> Option<&dyn Hardware>;
     /// What serves the CNI plugin, where there is such a thing.
     fn cni(&self) -> Option<&dyn Cni>;
 }
@@ -87,6 +92,10 @@ impl Dataplane for Agent {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events()
+    }
+
+    fn hardware(&self) -> Option<&dyn Hardware> {
+        Some(self)
     }
 
     fn cni(&self) -> Option<&dyn Cni> {

@@ -14,22 +14,28 @@
 //! | `GET /v1/blocks` | | list of [`types::Block`] |
 //! | `POST /v1/blocks` | `cidr` | [`types::Block`] |
 //! | `DELETE /v1/blocks` | `cidr` | the [`types::Block`] that was |
+//! | `GET /v1/rdma` | | [`hardware::NodeRdma`] |
+//! | `POST /v1/rdma/mode` | [`hardware::RdmaModeRequest`] | [`hardware::NodeRdma`] |
+//! | `GET /v1/sriov` | | list of [`hardware::Pf`] |
+//! | `POST /v1/sriov` | [`hardware::VfsRequest`] | [`hardware::Pf`] |
 //! | `/v1/cni/...` | for the CNI plugin | see [`types::cni`] |
 //!
 //! `DELETE` takes its parameters from the query, or without one from a JSON
 //! body. Whatever is not a success is answered with [`types::ApiError`] and
 //! 400 (the request is wrong), 404 (what it names is not there), 409 (it
-//! contradicts the present state), 507 (no room is left) or 500 (the node is
-//! at fault).
+//! contradicts the present state), 501 (the kernel or the machine cannot), 507
+//! (no room is left) or 500 (the node is at fault).
 
 pub mod client;
 mod cni;
 mod dataplane;
 mod events;
+pub mod hardware;
 mod request;
 pub mod server;
 pub mod socket;
 pub mod types;
 
 pub use dataplane::{Cni, Dataplane};
+pub use hardware::Hardware;
 pub use socket::{BindError, Socket};

@@ -9,6 +9,8 @@ mod detach;
 mod endpoints;
 mod events;
 mod exit;
+mod rdma;
+mod sriov;
 mod stats;
 mod status;
 mod table;
@@ -76,6 +78,12 @@ enum Command {
     /// Drop packets by their source, at the uplinks
     #[command(subcommand)]
     Block(block::Block),
+    /// Show RDMA devices, and who sees them
+    #[command(subcommand)]
+    Rdma(rdma::Rdma),
+    /// Show and make virtual functions
+    #[command(subcommand)]
+    Sriov(sriov::Sriov),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -175,6 +183,8 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Bpf => print(&bpf::commands(&client.status().await?)),
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
+        Command::Rdma(rdma) => rdma.run(client).await,
+        Command::Sriov(sriov) => sriov.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),
     }
 }

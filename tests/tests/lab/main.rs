@@ -3,8 +3,11 @@
 //! one after another.
 
 mod card;
+mod effort;
+mod hardware;
 mod modes;
 mod rdma;
 mod rxe;
 mod sriov;
 mod two_nodes;
+mod uplinks;
