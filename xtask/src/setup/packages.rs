@@ -65,7 +65,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 26] = {
+const TOOLS: [Tool; 25] = {
     use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
@@ -90,7 +90,6 @@ const TOOLS: [Tool; 26] = {
         tool("tmux", &[Test], ["tmux"; 3]),
         // Judges the unit; systemd need not run.
         tool("systemd-analyze", &[Test], ["systemd"; 3]),
-        tool("setpriv", &[Test], ["util-linux"; 3]),
         tool(
             "tshark",
             &[Test],
