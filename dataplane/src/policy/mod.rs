@@ -7,6 +7,7 @@
 //! each packet is judged by the old or the new policy. [`explain`] reads the
 //! tables back.
 
+pub mod apply;
 pub mod compile;
 pub mod model;
 pub mod source;

@@ -8,7 +8,9 @@
 )]
 
 mod naive;
+mod plain;
 mod random;
 
 pub use naive::{Cluster, Packet, Verdict};
+pub use plain::{allows, endpoints, identity, model};
 pub use random::{ADDRESSES, PORTS, cluster};
