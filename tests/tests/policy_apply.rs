@@ -25,6 +25,7 @@ use dataplane::{
 use dataplane_ebpf::abi::{Direction, EndpointConfig};
 use ipnet::IpNet;
 use proptest::prelude::*;
+use serde_json::json;
 use sluice_tests::policy::{
     ADDRESSES, Cluster, Packet, Verdict, allows, cluster, endpoints, identity, model,
 };
@@ -339,6 +340,60 @@ impl World {
             prop_assert_eq!(&entries, &table.entries);
         }
         Ok(())
+    }
+}
+
+/// A pod whose egress is isolated, and perhaps may reach a block.
+fn with_block(block: Option<serde_json::Value>) -> Cluster {
+    let egress: Vec<_> = block
+        .into_iter()
+        .map(|block| json!({"to": [{"ipBlock": block}]}))
+        .collect();
+    Cluster {
+        objects: vec![
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"namespace": "one", "name": "a"},
+            }),
+            json!({
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"namespace": "one", "name": "p"},
+                "spec": {"policyTypes": ["Egress"], "egress": egress},
+            }),
+        ],
+    }
+}
+
+#[test]
+fn an_except_is_in_place_before_its_block_and_as_long_as_it() {
+    let none = with_block(None);
+    let block = json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/16"]});
+    let block = with_block(Some(block));
+    for (before, after) in [(&none, &block), (&block, &none)] {
+        let world = World::new(before, after);
+        let mut applied = Applied::default();
+        applied.apply(&world.memory, &world.before, &world.switches);
+        world.watch();
+        applied.apply(&world.memory, &world.after, &world.switches);
+        world.check_end().unwrap();
+    }
+}
+
+#[test]
+fn where_an_except_does_not_fit_its_block_is_closed() {
+    let block = json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/16", "10.255.0.0/16"]});
+    let world = World::new(&with_block(None), &with_block(Some(block)));
+    for room in 0..3 {
+        world.memory.room.set(room);
+        let outcome = Applied::default().apply(&world.memory, &world.after, &world.switches);
+        let closed: Vec<_> = outcome.closed.keys().copied().collect();
+        assert_eq!(closed, [(1, Direction::Egress)], "room for {room}");
+        let reason = outcome.closed.values().next().unwrap();
+        assert!(reason.contains("did not fit"), "{reason}");
+        let verdicts = world.memory.verdicts(&world.ids);
+        assert!(!verdicts.contains(&Verdict::Allowed), "room for {room}");
     }
 }
 
