@@ -1,5 +1,6 @@
 //! What Sluice's two sides share: the types in the maps ([`abi`]), the packet
-//! parsers ([`parse`]) and the reading of RoCE ([`roce`]).
+//! parsers ([`parse`]), the following of connections ([`flow`]) and the reading
+//! of RoCE ([`roce`]).
 //!
 //! This library is `no_std`, has no dependency and makes no system call: the
 //! same code is compiled into the eBPF programs (`src/main.rs`) and tested,
@@ -9,6 +10,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod abi;
+pub mod flow;
 pub mod parse;
 pub mod roce;
 

@@ -3,7 +3,8 @@
 //! | program | hook | job |
 //! |---|---|---|
 //! | `entry_ingress`, `entry_egress` | TC of a pod's interface | note the endpoint id, tail-call the pipeline |
-//! | `pipeline_ingress`, `pipeline_egress` | slots of `pipeline` | parse, judge, count |
+//! | `pipeline_ingress`, `pipeline_egress` | slots of `pipeline` | parse, count |
+//! | `policy_ingress`, `policy_egress` | slots of `pipeline` | judge packets of isolated endpoints, count |
 //! | `uplink_xdp`, `uplink_xdp_one` | XDP of an uplink | wire counters, block list |
 //! | `uplink_egress` | TC egress of an uplink | turn frames between the node and its pods around |
 

@@ -45,6 +45,8 @@ impl Programs {
         }
         let mut programs = Self { object };
         for (slot, name) in [
+            (stage::POLICY_INGRESS, "policy_ingress"),
+            (stage::POLICY_EGRESS, "policy_egress"),
             (stage::INGRESS, "pipeline_ingress"),
             (stage::EGRESS, "pipeline_egress"),
         ] {
@@ -96,7 +98,7 @@ impl Programs {
 }
 
 /// Where the finished object is: as the build of the `dataplane` crate looks for it.
-fn object_path() -> PathBuf {
+pub(crate) fn object_path() -> PathBuf {
     std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
         || {
             PathBuf::from(concat!(

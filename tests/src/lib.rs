@@ -4,6 +4,7 @@ pub mod agent;
 pub mod cni;
 pub mod counters;
 pub mod harness;
+pub mod judge;
 pub mod model;
 pub mod netns;
 pub mod node;

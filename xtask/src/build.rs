@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the eBPF object and the `sluice` binary that carries it.
+//! `cargo xtask build`: the eBPF object, the `sluice` binary that carries it, and the CNI plugin.
 
 use std::path::PathBuf;
 
@@ -79,7 +79,8 @@ pub(crate) fn object(verify: bool) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Builds the `sluice` binary around the finished object; the path of the binary.
+/// Builds the `sluice` binary around the finished object, and the CNI plugin beside it; the path of
+/// the first.
 ///
 /// # Errors
 /// It does not compile.
@@ -87,12 +88,13 @@ pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
     exec::step("Building sluice (a few minutes the first time)");
     let mut command = toolchain::cargo();
     command
-        .args(["build", "--package", "dataplane", "--bin", "sluice"])
+        .args(["build", "--package", "dataplane", "--package", "sluice-cni"])
+        .args(["--bin", "sluice", "--bin", "sluice-cni"])
         .arg("--target-dir")
         .arg(workspace::target())
         .current_dir(workspace::root());
     if log {
-        command.args(["--features", "log"]);
+        command.args(["--features", "dataplane/log"]);
     }
     let folder = match profile {
         Profile::Release => {

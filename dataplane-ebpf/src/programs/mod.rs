@@ -1,9 +1,11 @@
 mod count;
 mod entry;
 mod event;
+mod flow;
 mod log;
 mod maps;
 mod packet;
 mod pipeline;
+mod policy;
 mod roce;
 mod uplink;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use dataplane_ebpf::{
-    abi::{CB_ENDPOINT, Direction, EventKind, ep_stats_index},
+    abi::{CB_ENDPOINT, Direction, DropReason, EndpointConfig, EventKind, ep_stats_index, stage},
     roce::Found,
 };
 
@@ -15,8 +15,8 @@ use super::{
     entry::stage_of,
     event::{self, Subject},
     log,
-    maps::{EP_STATS, PIPELINE},
-    packet::{InPlace, LinkHeader, parse_to_scratch, restore_link_header},
+    maps::{ENDPOINT_CONFIGS, EP_STATS, PIPELINE},
+    packet::{InPlace, LinkHeader, Parsed, parse_to_scratch, restore_link_header},
     roce,
 };
 
@@ -51,6 +51,34 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
         pull_and_restart(context, direction);
     }
 
+    let subject = subject(context, direction, parsed);
+    if let Some(reason) = parsed.refusal {
+        return refuse(context, &subject, reason, parsed);
+    }
+    let isolated = ENDPOINT_CONFIGS
+        .get(subject.port)
+        .is_none_or(EndpointConfig::is_enforced);
+    if isolated {
+        // SAFETY: the context is the kernel's; what is in the slot ends the
+        // packet's way as this program would.
+        unsafe { PIPELINE.tail_call(context, policy_stage(direction)) };
+        return refuse(context, &subject, DropReason::PipelineMissing, parsed);
+    }
+    pass(&subject, parsed)
+}
+
+/// The slot of `pipeline` that judges a direction by policy.
+#[inline(always)]
+const fn policy_stage(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => stage::POLICY_INGRESS,
+        Direction::Egress => stage::POLICY_EGRESS,
+    }
+}
+
+/// The packet in hand, as counters and events name it.
+#[inline(always)]
+pub fn subject<'a>(context: &TcContext, direction: Direction, parsed: &'a Parsed) -> Subject<'a> {
     // SAFETY: the context is the kernel's.
     let (endpoint, segments) = unsafe {
         (
@@ -58,21 +86,34 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
             (*context.skb.skb).gso_segs,
         )
     };
-    let subject = Subject {
+    Subject {
         port: endpoint,
         direction,
         headers: &parsed.headers,
         packets: if segments > 1 { segments.into() } else { 1 },
         bytes: context.len().into(),
-    };
-    if let Some(reason) = parsed.refusal {
-        count::drop(&subject, reason);
-        event::report(&subject, EventKind::Drop, reason as u8, &parsed.roce);
-        log::dropped(context, &subject, reason as u8);
-        return TC_ACT_SHOT;
     }
-    roce::count(&subject, &parsed.roce);
-    if let Some(counter) = EP_STATS.get_ptr_mut(ep_stats_index(endpoint, direction)) {
+}
+
+/// Drops the packet: counts and reports it.
+#[inline(always)]
+pub fn refuse(
+    context: &TcContext,
+    subject: &Subject<'_>,
+    reason: DropReason,
+    parsed: &Parsed,
+) -> i32 {
+    count::drop(subject, reason);
+    event::report(subject, EventKind::Drop, reason as u8, &parsed.roce);
+    log::dropped(context, subject, reason as u8);
+    TC_ACT_SHOT
+}
+
+/// Lets the packet pass: counts it.
+#[inline(always)]
+pub fn pass(subject: &Subject<'_>, parsed: &Parsed) -> i32 {
+    roce::count(subject, &parsed.roce);
+    if let Some(counter) = EP_STATS.get_ptr_mut(ep_stats_index(subject.port, subject.direction)) {
         count::add(counter, subject.packets, subject.bytes);
     }
     // Not TC_ACT_OK: programs of others behind this one still get the packet.
@@ -83,7 +124,7 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
 /// then runs the pipeline again from its start. Returns where that was done
 /// already, or cannot be.
 #[inline(always)]
-fn pull_and_restart(context: &TcContext, direction: Direction) {
+pub fn pull_and_restart(context: &TcContext, direction: Direction) {
     let length = context.len().min(HEADERS_MAX);
     let linear = (context.data_end() - context.data()) as u32;
     if linear < length && context.skb.pull_data(length).is_ok() {

@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     agent::{Error, Result},
     api::{
-        Dataplane,
+        Cni, Dataplane,
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
             Event, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink, UplinkRequest,
@@ -82,6 +82,10 @@ pub fn event(psn: u32) -> Event {
 }
 
 impl Dataplane for Fake {
+    fn cni(&self) -> Option<&dyn Cni> {
+        None
+    }
+
     fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
         if request.interface == "lo" {
             return Err(Error::Invalid("lo: not a pod's interface".into()));

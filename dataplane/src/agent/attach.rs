@@ -2,7 +2,7 @@
 
 use dataplane_ebpf::abi::EndpointConfig;
 
-use super::{Agent, Attached, Changes, Error, Result, State};
+use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
 use crate::{
     api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName},
     endpoint::{EndpointRecord, Phase},
@@ -14,66 +14,114 @@ use crate::{
 /// whatever it does.
 const FLOW_RATE: u32 = 8192;
 
+/// An interface that is to be attached.
+pub(super) struct Target<'a> {
+    pub(super) netns: &'a Netns,
+    /// Where the namespace can be opened again.
+    pub(super) reference: NetnsRef,
+    pub(super) interface: Interface,
+    pub(super) pod: Option<PodName>,
+}
+
 impl Agent {
     /// Attaches an interface; attaching it again returns the same endpoint.
     pub fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
-        let mut changes = self.changes();
         let netns = Netns::open(&request.netns)?;
         let interface = Netlink::open(&netns)?.interface(&request.interface)?;
+        let id = self.attach_target(Target {
+            reference: lasting(&request.netns, &netns),
+            netns: &netns,
+            interface,
+            pod: request.pod.clone(),
+        })?;
+        self.endpoint(id)
+    }
+
+    /// Attaches an interface; the id of its endpoint, which may be there
+    /// already.
+    pub(super) fn attach_target(&self, target: Target<'_>) -> Result<u32> {
+        let Target {
+            netns, interface, ..
+        } = &target;
         if interface.mac.is_none() {
             return Err(Error::Invalid(format!(
-                "interface {} in {} is no Ethernet interface; name one with a MAC address",
-                interface.name, request.netns
+                "interface {} in {netns} is no Ethernet interface; name one with a MAC address",
+                interface.name
             )));
         }
-        let present = self.find(netns.id(), interface.ifindex);
-        if let Some(id) = present {
-            self.set_pod(id, request.pod.as_ref())?;
-            self.repair(&mut changes, id, &netns)?;
-            return self.endpoint(id);
+        let _turn = self.interfaces.take((netns.id(), interface.ifindex));
+        if let Some(id) = self.find(netns.id(), interface.ifindex) {
+            self.set_pod(id, target.pod.as_ref())?;
+            self.repair(id, netns)?;
+            return Ok(id);
         }
+        let id = self.reserve_id()?;
+        let attached = self.attach_as(id, target);
+        if attached.is_err() {
+            self.take_back(id);
+        }
+        self.state_mut().reserved.remove(&id);
+        attached?;
+        self.sync_reach(&mut self.changes());
+        Ok(id)
+    }
+
+    /// Attaches an interface under an id that is reserved for it.
+    fn attach_as(&self, id: u32, target: Target<'_>) -> Result<()> {
         let record = EndpointRecord {
-            id: self.free_id()?,
+            id,
             phase: Phase::Intent,
-            netns: lasting(&request.netns, &netns),
-            netns_id: netns.id(),
-            interface: interface.name.clone(),
-            ifindex: interface.ifindex,
-            pod: request.pod.clone(),
+            netns: target.reference,
+            netns_id: target.netns.id(),
+            interface: target.interface.name.clone(),
+            ifindex: target.interface.ifindex,
+            pod: target.pod,
             mechanism: self.kernel.mechanism(self.options.tc)?,
             entry_tags: self.entry_tags,
         };
         self.store.put_endpoint(&record)?;
-        let id = record.id;
-        let attached = self.put_in_place(&mut changes, record, interface, &netns);
-        if let Err(error) = attached {
-            self.take_back(id);
-            return Err(error);
-        }
-        self.sync_reach(&mut changes);
-        self.endpoint(id)
+        self.put_in_place(record, target.interface, target.netns)
     }
 
     /// Detaches an endpoint and forgets its counters.
     pub fn detach(&self, selector: &EndpointSelector) -> Result<Endpoint> {
-        let mut changes = self.changes();
         let id = self.select(selector)?;
         let endpoint = self.endpoint(id)?;
-        self.remove(&mut changes, id)?;
+        self.remove(id)?;
         Ok(endpoint)
+    }
+
+    /// The right to change an endpoint, with its record as it is then.
+    pub(super) fn turn(&self, id: u32) -> Result<(Turn<'_, InterfaceKey>, EndpointRecord)> {
+        let record = || {
+            let state = self.state();
+            let endpoint = state.endpoints.get(&id);
+            endpoint.map(|endpoint| endpoint.record.clone())
+        };
+        loop {
+            let before = record().ok_or_else(|| unknown(id))?;
+            let turn = self.interfaces.take((before.netns_id, before.ifindex));
+            match record() {
+                Some(now) if (now.netns_id, now.ifindex) == (before.netns_id, before.ifindex) => {
+                    return Ok((turn, now));
+                }
+                // Its id has gone to another interface meanwhile.
+                Some(_) => {}
+                None => return Err(unknown(id)),
+            }
+        }
     }
 
     /// Carries an intent out.
     fn put_in_place(
         &self,
-        changes: &mut Changes,
         mut record: EndpointRecord,
         interface: Interface,
         netns: &Netns,
     ) -> Result<()> {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
-        let nsid = changes.netlink.ensure_nsid(netns)?;
+        let nsid = self.changes().netlink.ensure_nsid(netns)?;
         self.kernel
             .attach(netns, &interface.name, record.id, record.mechanism)?;
         record.phase = Phase::Attached;
@@ -140,23 +188,37 @@ impl Agent {
     }
 
     /// Takes an endpoint out of the dataplane.
-    pub(super) fn remove(&self, changes: &mut Changes, id: u32) -> Result<()> {
-        let (record, name) = {
+    pub(super) fn remove(&self, id: u32) -> Result<()> {
+        let (_turn, record) = self.turn(id)?;
+        self.remove_held(&record)
+    }
+
+    /// As [`Agent::remove`], of an endpoint whose turn the caller has.
+    pub(super) fn remove_held(&self, record: &EndpointRecord) -> Result<()> {
+        let id = record.id;
+        let name = {
             let state = self.state();
             let endpoint = state.endpoints.get(&id).ok_or_else(|| unknown(id))?;
-            (endpoint.record.clone(), endpoint.interface.name.clone())
+            endpoint.interface.name.clone()
         };
         let netns = open_same(&record.netns, record.netns_id);
         self.kernel
             .detach(netns.as_ref(), &name, id, record.mechanism)?;
-        self.state_mut().endpoints.remove(&id);
-        self.sync_reach(changes);
+        {
+            // The id is nobody else's until its entries are cleared.
+            let mut state = self.state_mut();
+            state.endpoints.remove(&id);
+            state.reserved.insert(id);
+        }
+        self.sync_reach(&mut self.changes());
         self.take_back(id);
+        self.state_mut().reserved.remove(&id);
         Ok(())
     }
 
-    /// Attaches anew what is recorded as attached and is not.
-    pub(super) fn repair(&self, changes: &mut Changes, id: u32, netns: &Netns) -> Result<()> {
+    /// Attaches anew what is recorded as attached and is not. The caller has
+    /// the endpoint's turn.
+    pub(super) fn repair(&self, id: u32, netns: &Netns) -> Result<()> {
         let (record, name) = {
             let state = self.state();
             let endpoint = state.endpoints.get(&id).ok_or_else(|| unknown(id))?;
@@ -169,7 +231,7 @@ impl Agent {
         if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
             endpoint.health = Health::Attached;
         }
-        self.sync_reach(changes);
+        self.sync_reach(&mut self.changes());
         Ok(())
     }
 
@@ -224,7 +286,7 @@ impl Agent {
         Ok(endpoint.describe(&state))
     }
 
-    fn find(&self, netns: NetnsId, ifindex: u32) -> Option<u32> {
+    pub(super) fn find(&self, netns: NetnsId, ifindex: u32) -> Option<u32> {
         find(&self.state(), |endpoint| {
             endpoint.record.netns_id == netns && endpoint.record.ifindex == ifindex
         })
@@ -257,18 +319,19 @@ impl Agent {
         }
     }
 
-    /// The smallest id that is free. 0 stays unused: it is what an entry
-    /// program without an id would say.
-    fn free_id(&self) -> Result<u32> {
-        let state = self.state();
+    /// Takes the smallest id that is free. 0 stays unused: it is what an
+    /// entry program without an id would say.
+    fn reserve_id(&self) -> Result<u32> {
+        let mut state = self.state_mut();
         let max = self.options.max_endpoints;
-        (1..=max)
-            .find(|id| !state.endpoints.contains_key(id))
-            .ok_or_else(|| {
-                Error::Exhausted(format!(
-                    "all {max} endpoints are in use; raise max_endpoints in the configuration"
-                ))
-            })
+        let free = |id: &u32| !state.endpoints.contains_key(id) && !state.reserved.contains(id);
+        let id = (1..=max).find(free).ok_or_else(|| {
+            Error::Exhausted(format!(
+                "all {max} endpoints are in use; raise max_endpoints in the configuration"
+            ))
+        })?;
+        state.reserved.insert(id);
+        Ok(id)
     }
 }
 

@@ -3,16 +3,18 @@
 
 mod attach;
 mod blocks;
+mod cni;
 mod error;
 mod reach;
 mod recover;
 mod stats;
 mod status;
+mod turns;
 mod uplinks;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
     time::Instant,
@@ -21,13 +23,14 @@ use std::{
 pub use error::{Error, Result};
 use reach::Reach;
 use tokio::sync::broadcast;
+use turns::Turns;
 
 use crate::{
-    api::types::{Endpoint, Event, Health, Uplink, XdpMode},
+    api::types::{Endpoint, Event, Health, Uplink, XdpMode, cni::Attachment},
     config::Config,
-    endpoint::{EndpointRecord, Store, UplinkRecord},
+    endpoint::{AttachmentRecord, EndpointRecord, Store, UplinkRecord},
     kernel::{Features, Kernel, Pins, Sizes, TcMode, XdpPreference},
-    link::{Interface, Netlink, Netns, NetnsRef},
+    link::{Interface, Netlink, Netns, NetnsId, NetnsRef},
 };
 
 /// How the agent is to run.
@@ -71,7 +74,13 @@ pub struct Agent {
     /// Tags of this version's entry programs.
     entry_tags: [u64; 2],
     started: Instant,
-    /// Held through every change, so that changes come one after another.
+    /// Whoever changes an interface's endpoint has its turn; different
+    /// interfaces are changed side by side.
+    interfaces: Turns<InterfaceKey>,
+    /// As `interfaces`, for the attachments that CNI makes.
+    attachments: Turns<Attachment>,
+    /// Held through changes to what endpoints share, and never across waiting
+    /// for a turn or for the kernel to attach something to an endpoint.
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
@@ -79,6 +88,9 @@ pub struct Agent {
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
 }
+
+/// An interface: its namespace, its index there.
+type InterfaceKey = (NetnsId, u32);
 
 /// What only changes use.
 struct Changes {
@@ -90,7 +102,12 @@ struct Changes {
 #[derive(Default)]
 struct State {
     endpoints: BTreeMap<u32, Attached>,
+    /// Endpoint ids that are given out and not in `endpoints` yet, or not out
+    /// of the kernel's maps.
+    reserved: BTreeSet<u32>,
     uplinks: BTreeMap<u32, Registered>,
+    /// What CNI made.
+    attachments: BTreeMap<Attachment, AttachmentRecord>,
     /// Trouble found at start, one line each.
     problems: Vec<String>,
 }
@@ -146,6 +163,8 @@ impl Agent {
             store,
             home,
             started: Instant::now(),
+            interfaces: Turns::default(),
+            attachments: Turns::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
             repairs: AtomicU64::new(0),

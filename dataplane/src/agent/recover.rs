@@ -27,6 +27,7 @@ impl Agent {
         }
         self.recover_blocks()?;
         self.sweep();
+        problems.extend(self.recover_attachments());
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
         self.engage_uplinks();
         Ok(())

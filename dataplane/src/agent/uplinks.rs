@@ -49,6 +49,19 @@ impl Agent {
         self.uplink(id)
     }
 
+    /// Makes sure that an interface is an uplink with (or without) host reach.
+    pub(super) fn ensure_uplink(&self, interface: &str, host_reach: bool) -> Result<()> {
+        let registered = self.uplink_named(interface);
+        if registered.is_some_and(|record| record.host_reach == host_reach) {
+            return Ok(());
+        }
+        let request = UplinkRequest {
+            interface: interface.to_owned(),
+            host_reach,
+        };
+        self.add_uplink(&request).map(drop)
+    }
+
     /// Registers the uplinks of the configuration. One whose interface is not
     /// there yet is engaged when it appears.
     pub fn declare_uplinks(&self, requests: &[UplinkRequest]) {

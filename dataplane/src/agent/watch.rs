@@ -90,6 +90,9 @@ impl Agent {
             self.review_endpoint(id);
         }
         self.restore_filters(agenda);
+        if agenda.everything {
+            self.review_attachments();
+        }
         if agenda.everything || agenda.namespaces.contains(&None) {
             self.review_uplinks();
         }
@@ -97,13 +100,7 @@ impl Agent {
     }
 
     fn review_endpoint(&self, id: u32) {
-        let mut changes = self.changes();
-        let Some(record) = self
-            .state()
-            .endpoints
-            .get(&id)
-            .map(|endpoint| endpoint.record.clone())
-        else {
+        let Ok((_turn, record)) = self.turn(id) else {
             return;
         };
         let found = open_same(&record.netns, record.netns_id).map(|netns| {
@@ -122,7 +119,7 @@ impl Agent {
                 record.interface,
                 record.netns
             );
-            if let Err(error) = self.remove(&mut changes, id) {
+            if let Err(error) = self.remove_held(&record) {
                 tracing::warn!("endpoint {id}: {error}");
             }
             return;
@@ -133,7 +130,7 @@ impl Agent {
                 endpoint.interface = interface;
                 endpoint.uplink = uplink;
             }
-            if let Err(error) = self.repair(&mut changes, id, &netns) {
+            if let Err(error) = self.repair(id, &netns) {
                 tracing::warn!("endpoint {id}: {error}");
             }
         }
@@ -154,11 +151,13 @@ impl Agent {
                     let record = &endpoint.record;
                     affected(record.mechanism, endpoint.nsid, record.ifindex)
                 })
-                .map(|endpoint| (endpoint.record.clone(), endpoint.interface.name.clone()))
+                .map(|endpoint| (endpoint.record.id, endpoint.interface.name.clone()))
                 .collect()
         };
-        for (record, interface) in endpoints {
-            let _changes = self.changes();
+        for (id, interface) in endpoints {
+            let Ok((_turn, record)) = self.turn(id) else {
+                continue;
+            };
             let Some(netns) = open_same(&record.netns, record.netns_id) else {
                 continue;
             };

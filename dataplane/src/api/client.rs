@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::HOST}
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use serde::{Serialize, de::DeserializeOwned};
+pub use sluice_api::DEFAULT_SOCKET;
 use tokio::net::UnixStream;
 
 use super::types::{
@@ -19,8 +20,6 @@ use super::types::{
     Status, Uplink, UplinkName, UplinkRequest,
 };
 
-/// Where the agent listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/sluice/agent.sock";
 /// How long an answer may take: far more than any operation of a sound agent.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer taken, in bytes; the statistics of 4096 endpoints are below.

@@ -5,6 +5,7 @@ use tokio::sync::broadcast;
 
 use super::types::{
     AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink, UplinkRequest,
+    cni,
 };
 use crate::agent::{Agent, Result};
 
@@ -35,6 +36,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn blocks(&self) -> Result<Vec<Block>>;
     /// See [`Agent::events`].
     fn events(&self) -> broadcast::Receiver<Event>;
+    /// What serves the CNI plugin, where there is such a thing.
+    fn cni(&self) -> Option<&dyn Cni>;
 }
 
 impl Dataplane for Agent {
@@ -84,5 +87,51 @@ impl Dataplane for Agent {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events()
+    }
+
+    fn cni(&self) -> Option<&dyn Cni> {
+        Some(self)
+    }
+}
+
+/// What the CNI plugin needs of the agent. Every method may block.
+pub trait Cni: Send + Sync {
+    /// See [`Agent::cni_add`].
+    fn cni_add(&self, request: &cni::AddRequest) -> Result<cni::AddAnswer>;
+    /// See [`Agent::cni_configure`].
+    fn cni_configure(&self, request: &cni::ConfigureRequest) -> Result<cni::ConfigureAnswer>;
+    /// See [`Agent::cni_del`].
+    fn cni_del(&self, request: &cni::DelRequest) -> Result<cni::Done>;
+    /// See [`Agent::cni_check`].
+    fn cni_check(&self, request: &cni::CheckRequest) -> Result<cni::Done>;
+    /// See [`Agent::cni_gc`].
+    fn cni_gc(&self, request: &cni::GcRequest) -> Result<cni::GcAnswer>;
+    /// See [`Agent::cni_status`].
+    fn cni_status(&self) -> cni::Readiness;
+}
+
+impl Cni for Agent {
+    fn cni_add(&self, request: &cni::AddRequest) -> Result<cni::AddAnswer> {
+        self.cni_add(request)
+    }
+
+    fn cni_configure(&self, request: &cni::ConfigureRequest) -> Result<cni::ConfigureAnswer> {
+        self.cni_configure(request)
+    }
+
+    fn cni_del(&self, request: &cni::DelRequest) -> Result<cni::Done> {
+        self.cni_del(request)
+    }
+
+    fn cni_check(&self, request: &cni::CheckRequest) -> Result<cni::Done> {
+        self.cni_check(request)
+    }
+
+    fn cni_gc(&self, request: &cni::GcRequest) -> Result<cni::GcAnswer> {
+        self.cni_gc(request)
+    }
+
+    fn cni_status(&self) -> cni::Readiness {
+        self.cni_status()
     }
 }

@@ -14,6 +14,7 @@
 //! | `GET /v1/blocks` | | list of [`types::Block`] |
 //! | `POST /v1/blocks` | `cidr` | [`types::Block`] |
 //! | `DELETE /v1/blocks` | `cidr` | the [`types::Block`] that was |
+//! | `/v1/cni/...` | for the CNI plugin | see [`types::cni`] |
 //!
 //! `DELETE` takes its parameters from the query, or without one from a JSON
 //! body. Whatever is not a success is answered with [`types::ApiError`] and
@@ -22,6 +23,7 @@
 //! at fault).
 
 pub mod client;
+mod cni;
 mod dataplane;
 mod events;
 mod request;
@@ -29,5 +31,5 @@ pub mod server;
 pub mod socket;
 pub mod types;
 
-pub use dataplane::Dataplane;
+pub use dataplane::{Cni, Dataplane};
 pub use socket::{BindError, Socket};

@@ -12,7 +12,7 @@ use axum::{
 use tokio::sync::watch;
 
 use super::{
-    Dataplane, Socket, events,
+    Dataplane, Socket, cni, events,
     request::{Failure, Parameters, QueryOrBody, SelectorFields},
     types::{
         AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, Stats, Status, Uplink,
@@ -37,16 +37,16 @@ pub async fn serve(socket: Socket, dataplane: Arc<dyn Dataplane>, stop: watch::R
 }
 
 #[derive(Clone)]
-struct Server {
+pub(super) struct Server {
     dataplane: Arc<dyn Dataplane>,
     stop: watch::Receiver<bool>,
 }
 
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 impl Server {
     /// Runs an operation where it may block.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self,
         operation: impl FnOnce(&dyn Dataplane) -> crate::agent::Result<T> + Send + 'static,
     ) -> Answer<T> {
@@ -72,6 +72,7 @@ fn router(dataplane: Arc<dyn Dataplane>, stop: watch::Receiver<bool>) -> Router 
             get(uplinks).post(add_uplink).delete(remove_uplink),
         )
         .route("/v1/blocks", get(blocks).post(block).delete(unblock))
+        .nest("/v1/cni", cni::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
         .with_state(Server { dataplane, stop })
@@ -82,7 +83,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         status: StatusCode::NOT_FOUND,
         error: format!(
             "no such resource: {}; this agent's API is /v1/status, endpoints, stats, events, \
-             uplinks, blocks",
+             uplinks, blocks, cni",
             uri.path()
         ),
     }

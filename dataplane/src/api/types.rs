@@ -1,46 +1,12 @@
 //! What travels between the agent and its clients, as JSON.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+pub use sluice_api::{ApiError, PodName, cni};
 
 use crate::link::{Mac, NetnsRef};
-
-/// A Kubernetes pod, written `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PodName {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Pod name.
-    pub name: String,
-}
-
-impl fmt::Display for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl FromStr for PodName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('/') {
-            Some((namespace, name))
-                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
-            {
-                Ok(Self {
-                    namespace: namespace.into(),
-                    name: name.into(),
-                })
-            }
-            _ => Err(format!(
-                "'{text}' is not NAMESPACE/NAME, such as default/web-0"
-            )),
-        }
-    }
-}
 
 /// `POST /v1/endpoints`: attach an interface to the dataplane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -403,11 +369,4 @@ pub enum EventLine {
         /// How many events it missed here.
         missed: u64,
     },
-}
-
-/// Body of every answer that is not a success.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiError {
-    /// One line: the thing, the cause, the remedy.
-    pub error: String,
 }

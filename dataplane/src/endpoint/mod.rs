@@ -1,7 +1,9 @@
 //! What the agent remembers of endpoints and uplinks, and where it keeps it.
 
+mod attachment;
 mod record;
 mod store;
 
+pub use attachment::{AttachmentRecord, Made, Stage};
 pub use record::{EndpointRecord, Phase, UplinkRecord};
 pub use store::{Store, StoreError};

@@ -12,8 +12,11 @@ use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{EndpointRecord, UplinkRecord};
+use super::{AttachmentRecord, EndpointRecord, UplinkRecord};
+use crate::api::types::cni::{Attachment, DelRequest, TOMBSTONE_VERSION, TOMBSTONES, Tombstone};
 
+/// Folder of the attachments' records; tombstones have one in it.
+const ATTACHMENTS: &str = "cni";
 /// Version of the files' format.
 const VERSION: u32 = 1;
 
@@ -75,7 +78,8 @@ impl Store {
     /// # Errors
     /// It cannot be made, or another agent has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for folder in [root.join("endpoints"), root.join("uplinks")] {
+        for folder in ["endpoints", "uplinks", ATTACHMENTS, TOMBSTONES].map(|name| root.join(name))
+        {
             fs::create_dir_all(&folder).map_err(|error| StoreError::new(&folder, error))?;
         }
         let lock = lock(&root.join("agent.lock"))?;
@@ -94,6 +98,85 @@ impl Store {
         let current = |(boot_id, _): &(String, _)| *boot_id == self.boot_id;
         let records = records.into_iter().filter(current);
         (records.map(|(_, record)| record).collect(), errors)
+    }
+
+    /// Every attachment that CNI made in this boot, and what could not be
+    /// read. Those of earlier boots are gone with their namespaces: their
+    /// files are removed.
+    pub fn attachments(&self) -> (Vec<AttachmentRecord>, Vec<StoreError>) {
+        let (records, errors) = self.read_folder::<AttachmentRecord>(ATTACHMENTS);
+        let (current, void): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|(boot_id, _)| *boot_id == self.boot_id);
+        for (_, record) in void {
+            let _ = self.remove_attachment(&record.attachment);
+        }
+        (
+            current.into_iter().map(|(_, record)| record).collect(),
+            errors,
+        )
+    }
+
+    /// Writes the intent to make an attachment, and has it on disk.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn intend_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
+        let path = self.attachment_path(&record.attachment);
+        self.write(&path, record, Outlives::Machine)
+    }
+
+    /// Writes how far an attachment has come.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn put_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
+        let path = self.attachment_path(&record.attachment);
+        self.write(&path, record, Outlives::Agent)
+    }
+
+    /// Forgets an attachment, be its file readable or not.
+    ///
+    /// # Errors
+    /// As [`Store::remove_endpoint`].
+    pub fn remove_attachment(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        remove(&self.attachment_path(attachment))
+    }
+
+    /// Whether a DEL of this attachment came while no agent ran.
+    pub fn has_tombstone(&self, attachment: &Attachment) -> bool {
+        self.tombstone_path(attachment).exists()
+    }
+
+    /// The DELs that came while no agent ran, and what could not be read.
+    pub fn tombstones(&self) -> (Vec<DelRequest>, Vec<StoreError>) {
+        let mut dels = Vec::new();
+        let mut errors = Vec::new();
+        for path in json_files(&self.root.join(TOMBSTONES)) {
+            match read_tombstone(&path) {
+                Ok(del) => dels.push(del),
+                Err(error) => errors.push(error),
+            }
+        }
+        (dels, errors)
+    }
+
+    /// Takes note that a DEL has been made up for.
+    ///
+    /// # Errors
+    /// As [`Store::remove_endpoint`].
+    pub fn remove_tombstone(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        remove(&self.tombstone_path(attachment))
+    }
+
+    /// Whether records can be written.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let path = self.root.join("probe");
+        self.write(&path, &(), Outlives::Agent)?;
+        remove(&path)
     }
 
     /// Every uplink, and what could not be read. Uplinks outlive a reboot.
@@ -175,6 +258,14 @@ impl Store {
 
     fn endpoint_path(&self, id: u32) -> PathBuf {
         self.root.join("endpoints").join(format!("{id}.json"))
+    }
+
+    fn attachment_path(&self, attachment: &Attachment) -> PathBuf {
+        self.root.join(ATTACHMENTS).join(attachment.file_name())
+    }
+
+    fn tombstone_path(&self, attachment: &Attachment) -> PathBuf {
+        self.root.join(TOMBSTONES).join(attachment.file_name())
     }
 
     fn uplink_path(&self, id: u32) -> PathBuf {
@@ -285,6 +376,19 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<(String, T), StoreError> {
         ));
     }
     Ok((envelope.boot_id, envelope.record))
+}
+
+fn read_tombstone(path: &Path) -> Result<DelRequest, StoreError> {
+    let text = fs::read(path).map_err(|error| StoreError::new(path, error))?;
+    let tombstone: Tombstone = serde_json::from_slice(&text)
+        .map_err(|error| StoreError::new(path, format!("not a tombstone of Sluice: {error}")))?;
+    if tombstone.version != TOMBSTONE_VERSION {
+        return Err(StoreError::new(
+            path,
+            format!("format {}, not {TOMBSTONE_VERSION}", tombstone.version),
+        ));
+    }
+    Ok(tombstone.del)
 }
 
 fn remove(path: &Path) -> Result<(), StoreError> {

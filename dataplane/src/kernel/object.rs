@@ -167,6 +167,8 @@ fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<(String, u32), K
     let mut types = 0;
     let mut programs = Vec::new();
     for (slot, name) in [
+        (stage::POLICY_INGRESS, "policy_ingress"),
+        (stage::POLICY_EGRESS, "policy_egress"),
         (stage::INGRESS, "pipeline_ingress"),
         (stage::EGRESS, "pipeline_egress"),
     ] {

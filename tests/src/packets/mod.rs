@@ -9,7 +9,9 @@ mod transport;
 
 pub use refused::{Case, refused};
 pub use roce::{Roce, aeth, cm, deth, reth};
-pub use transport::{icmp, neighbor_message, sctp, tcp, tcp_with_offset, udp, udp_claiming};
+pub use transport::{
+    echo, icmp, neighbor_message, sctp, tcp, tcp_flags, tcp_with_offset, udp, udp_claiming,
+};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -18,6 +18,13 @@ pub fn tcp_with_offset(source: u16, destination: u16, words: u8, rest: &[u8]) ->
     segment
 }
 
+/// A TCP segment without payload, with these flags.
+pub fn tcp_flags(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+    let mut segment = tcp(source, destination, &[]);
+    segment[13] = flags;
+    segment
+}
+
 /// A UDP datagram (RFC 768) without a checksum.
 pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     udp_claiming(source, destination, (8 + payload.len()) as u16, payload)
@@ -43,6 +50,13 @@ pub fn sctp(source: u16, destination: u16) -> Vec<u8> {
 pub fn icmp(kind: u8, code: u8, payload: &[u8]) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0, 0, 1, 0, 1];
     message.extend(payload);
+    message
+}
+
+/// An ICMP or ICMPv6 request or reply with this identifier.
+pub fn echo(kind: u8, identifier: u16) -> Vec<u8> {
+    let mut message = icmp(kind, 0, b"ping");
+    message[4..6].copy_from_slice(&identifier.to_be_bytes());
     message
 }
 

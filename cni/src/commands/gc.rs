@@ -1,0 +1,36 @@
+//! GC.
+
+use sluice_api::cni::GcRequest;
+
+use crate::{
+    agent::Agent,
+    call::{Call, Command},
+    config::Config,
+    error::Error,
+    ipam::Ipam,
+};
+
+/// Undoes the network's attachments that the runtime does not list, and has
+/// the IPAM plugin do the same.
+pub fn run(call: &Call, config: &Config, agent: &Agent) -> Result<(), Error> {
+    let valid = config.valid_attachments()?;
+    let swept = agent.gc(&GcRequest {
+        network: config.name.clone(),
+        valid,
+    });
+    let main = config.fields.mode.is_some();
+    let released = match Ipam::of(call, config)?.filter(|_| main) {
+        Some(ipam) => ipam.run_if_known(Command::Gc),
+        None => Ok(()),
+    };
+    match swept {
+        Ok(_) => released,
+        Err(refusal) => {
+            let error = Error::from(refusal);
+            Err(match released {
+                Ok(()) => error,
+                Err(other) => error.with_detail(other.text()),
+            })
+        }
+    }
+}

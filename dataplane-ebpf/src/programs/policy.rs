@@ -1,0 +1,373 @@
+//! Policy: the second stage, for the packets of endpoints that have one.
+
+use aya_ebpf::{
+    bindings::TC_ACT_SHOT, btf_maps::lpm_trie::Key, macros::classifier, programs::TcContext,
+};
+use dataplane_ebpf::{
+    abi::{
+        Address, Counter, Direction, DropKey, DropReason, EndpointConfig, EventKind, Fault, Flow,
+        FlowCounter, FlowKey, FlowState, FragmentKey, MAX_RULES, PolicyKey, identity, policy_index,
+    },
+    flow::{self, Class, Role},
+    parse::{Fragment, Packet as _, ether_type, join, protocol},
+    roce,
+};
+
+use super::{
+    count,
+    event::{self, Subject, now_ns},
+    flow as table,
+    maps::{ENDPOINT_CONFIGS, IDENTITY, IDENTITY_CIDR, POLICY, RULE_HITS, SCRATCH, WOULD_DROP},
+    packet::{InPlace, Parsed},
+    pipeline::{pass, pull_and_restart, refuse, subject},
+};
+
+/// Packets to pods.
+#[classifier]
+pub fn policy_ingress(context: TcContext) -> i32 {
+    run(&context, Direction::Ingress)
+}
+
+/// Packets from pods.
+#[classifier]
+pub fn policy_egress(context: TcContext) -> i32 {
+    run(&context, Direction::Egress)
+}
+
+#[inline(always)]
+fn run(context: &TcContext, direction: Direction) -> i32 {
+    // What the pipeline has just parsed, on this processor.
+    let Some(parsed) = SCRATCH.get_ptr(0) else {
+        return TC_ACT_SHOT;
+    };
+    // SAFETY: from a map lookup; nothing writes to it until the program ends.
+    let parsed = unsafe { &*parsed };
+    let subject = subject(context, direction, parsed);
+    let Some(config) = ENDPOINT_CONFIGS.get(subject.port) else {
+        return refuse(context, &subject, DropReason::PolicyMissing, parsed);
+    };
+    let case = Case {
+        context,
+        subject: &subject,
+        parsed,
+        config,
+        now_ns: now_ns(),
+    };
+    let refused = case.judge_packet();
+    join();
+    match refused {
+        None => case.pass(),
+        Some(reason) if config.flags & EndpointConfig::AUDIT != 0 => {
+            case.tell_would_drop(reason);
+            pass(&subject, parsed)
+        }
+        Some(reason) => refuse(context, &subject, reason, parsed),
+    }
+}
+
+/// A packet before its judge.
+struct Case<'a> {
+    context: &'a TcContext,
+    subject: &'a Subject<'a>,
+    parsed: &'a Parsed,
+    config: &'a EndpointConfig,
+    now_ns: u64,
+}
+
+/// What the policy is asked about: the direction of a connection's first
+/// packet, its peer, protocol and destination port (host byte order).
+struct Question {
+    direction: Direction,
+    remote: Address,
+    protocol: u8,
+    port: u16,
+}
+
+impl Case<'_> {
+    /// Why the packet must not pass, if so.
+    #[inline(always)]
+    fn judge_packet(&self) -> Option<DropReason> {
+        let headers = self.subject.headers;
+        match flow::classify(headers) {
+            Class::Always => None,
+            Class::NonIp if !self.is_enforced() => None,
+            Class::NonIp => Some(DropReason::NonIp),
+            Class::LaterPiece if !self.is_enforced() => None,
+            Class::LaterPiece => {
+                let passed = table::first_piece_passed(&self.pieces(), self.config, self.now_ns);
+                if passed {
+                    None
+                } else {
+                    Some(DropReason::FragmentUntracked)
+                }
+            }
+            Class::IcmpError if self.quotes_known_flow() => None,
+            Class::IcmpError | Class::Alone => self.judge(&self.alone()).err(),
+            Class::Connection(role) => self.judge_connection(role),
+        }
+    }
+
+    /// Whether policy has a say in the packet's own direction.
+    #[inline(always)]
+    fn is_enforced(&self) -> bool {
+        self.config.flags & EndpointConfig::enforce(self.subject.direction) != 0
+    }
+
+    /// Lets the packet pass, and the pieces that follow it.
+    #[inline(always)]
+    fn pass(&self) -> i32 {
+        if matches!(self.subject.headers.fragment, Fragment::First) && self.is_enforced() {
+            table::admit_pieces(&self.pieces(), self.config, self.now_ns);
+        }
+        pass(self.subject, self.parsed)
+    }
+
+    #[inline(always)]
+    fn pieces(&self) -> FragmentKey {
+        let headers = self.subject.headers;
+        FragmentKey {
+            source: headers.source,
+            destination: headers.destination,
+            endpoint: self.subject.port,
+            identification: headers.identification,
+            protocol: if headers.ether_type == ether_type::IPV4 {
+                headers.protocol
+            } else {
+                0
+            },
+            direction: self.subject.direction.code(),
+            pad: 0,
+        }
+    }
+
+    /// The question that a packet without a connection raises.
+    #[inline(always)]
+    fn alone(&self) -> Question {
+        let headers = self.subject.headers;
+        Question {
+            direction: self.subject.direction,
+            remote: match self.subject.direction {
+                Direction::Ingress => headers.source,
+                Direction::Egress => headers.destination,
+            },
+            protocol: headers.protocol,
+            port: headers.destination_port,
+        }
+    }
+
+    /// Whether an ICMP error speaks of a connection that the policy in force
+    /// has allowed.
+    #[inline(always)]
+    fn quotes_known_flow(&self) -> bool {
+        let Subject {
+            headers,
+            direction,
+            port,
+            ..
+        } = *self.subject;
+        let packet = InPlace::skb(self.context);
+        let Some(key) = flow::quoted(&packet, headers, direction, port) else {
+            pull_and_restart(self.context, direction);
+            return false;
+        };
+        table::find(&key).is_some_and(|found| {
+            // SAFETY: from a map lookup.
+            let flow = unsafe { &*found.flow };
+            let first = self.config.first_epoch;
+            flow.is_live(flow.state, key.protocol, first, self.now_ns)
+                && flow.policy_epoch == self.config.policy_epoch
+                && flow.flags & Flow::REFUSED == 0
+        })
+    }
+
+    #[inline(always)]
+    fn judge_connection(&self, role: Role) -> Option<DropReason> {
+        let direction = self.subject.direction;
+        let key = self.flow_key();
+        let found = table::find(&key);
+        if let Some(found) = &found {
+            // SAFETY: from a map lookup.
+            let flow = unsafe { &*found.flow };
+            let first = self.config.first_epoch;
+            let live = flow.is_live(flow.state, key.protocol, first, self.now_ns);
+            // A SYN of the answering side opens another connection.
+            let another = matches!(role, Role::Opens) && flow.initiator != direction;
+            if live && !another {
+                join();
+                return self.follow(&key, found);
+            }
+        }
+        join();
+        let judged = self.judge(&Question {
+            direction,
+            remote: key.remote,
+            protocol: key.protocol,
+            port: key.judged_port(direction),
+        });
+        join();
+        let refused = judged.err();
+        // Audit mode remembers what it would drop, so that answers to it do
+        // not look like connections of the other side.
+        let remembered = refused.is_none() || self.config.flags & EndpointConfig::AUDIT != 0;
+        if remembered && !matches!(role, Role::Answers) {
+            let mut flow = Flow::open(direction, self.config.policy_epoch, self.now_ns);
+            if refused.is_some() {
+                flow.flags = Flow::REFUSED;
+            }
+            flow.packets = self.subject.packets;
+            flow.bytes = self.subject.bytes;
+            match found {
+                // SAFETY: from a map lookup.
+                Some(found) => unsafe { *found.flow = flow },
+                None => table::enter(&key, &flow, self.config, self.now_ns),
+            }
+        }
+        refused
+    }
+
+    /// A packet of a connection that is known.
+    #[inline(always)]
+    fn follow(&self, key: &FlowKey, found: &table::Found) -> Option<DropReason> {
+        // SAFETY: from a map lookup. Packets of the other direction may be
+        // handled by another processor at the same time: what is lost then is
+        // a count, or the step of a state that the next packet takes again.
+        let flow = unsafe { &mut *found.flow };
+        let initiator = flow.initiator;
+        if flow.policy_epoch != self.config.policy_epoch {
+            table::tell(FlowCounter::Rejudged);
+            let judged = self.judge(&Question {
+                direction: initiator,
+                remote: key.remote,
+                protocol: key.protocol,
+                port: key.judged_port(initiator),
+            });
+            if judged.is_err() {
+                table::tell(FlowCounter::Refused);
+                flow.flags |= Flow::REFUSED;
+            } else {
+                flow.flags &= !Flow::REFUSED;
+            }
+            flow.policy_epoch = self.config.policy_epoch;
+            join();
+        }
+        let from_initiator = initiator == self.subject.direction;
+        if flow.flags & Flow::REFUSED != 0 {
+            let audit = self.config.flags & EndpointConfig::AUDIT != 0;
+            // But for audit mode there would be no answer to speak of.
+            return (from_initiator || !audit).then_some(DropReason::PolicyDenied);
+        }
+        let was = flow.state;
+        let (state, flags) = flow.after(
+            was,
+            key.protocol,
+            self.subject.headers.tcp_flags,
+            from_initiator,
+        );
+        table::note(flow, self.subject, state, flags, self.now_ns);
+        if !found.answered && matches!(state, FlowState::Established) {
+            let flow = *flow;
+            table::promote(key, &flow);
+        }
+        None
+    }
+
+    /// The connection that the packet belongs to.
+    #[inline(always)]
+    fn flow_key(&self) -> FlowKey {
+        let headers = self.subject.headers;
+        let mut identifier = 0;
+        if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
+            // Behind type, code and checksum.
+            let packet = InPlace::skb(self.context);
+            match packet.read(headers.transport as usize + 4) {
+                Some(found) => identifier = found,
+                None => pull_and_restart(self.context, self.subject.direction),
+            }
+        }
+        let is_roce = matches!(self.parsed.roce.found, roce::Found::Yes);
+        flow::key(
+            headers,
+            self.subject.direction,
+            self.subject.port,
+            identifier,
+            is_roce,
+        )
+    }
+
+    /// Asks the policy; counts the hit of the rule that allows it.
+    #[inline(always)]
+    fn judge(&self, question: &Question) -> Result<(), DropReason> {
+        let config = self.config;
+        if config.flags & EndpointConfig::enforce(question.direction) == 0 {
+            return Ok(());
+        }
+        let peer = identity_of(&question.remote);
+        if peer == identity::NODE
+            && config.flags & EndpointConfig::ALLOW_NODE != 0
+            && matches!(question.direction, Direction::Ingress)
+        {
+            return Ok(());
+        }
+        // Fetched once: both lookups are made in one and the same policy.
+        let index = policy_index(self.subject.port, question.direction);
+        let policy = POLICY.get(index).ok_or(DropReason::PolicyMissing)?;
+        let look = |peer| {
+            let key = PolicyKey::of_packet(peer, question.protocol, question.port);
+            policy.get(&Key::new(key.prefix_len, key.data))
+        };
+        let mut rule = look(peer);
+        if rule.is_none() && peer != identity::ANY {
+            rule = look(identity::ANY);
+        }
+        let rule = rule.ok_or(DropReason::PolicyDenied)?.rule;
+        if rule < MAX_RULES
+            && let Some(hits) = RULE_HITS.get_ptr_mut(rule)
+        {
+            // SAFETY: from a map lookup.
+            unsafe { count::add_shared(hits, 1) };
+        }
+        Ok(())
+    }
+
+    /// Counts and reports what audit mode lets pass.
+    #[inline(always)]
+    fn tell_would_drop(&self, reason: DropReason) {
+        let key = DropKey {
+            port: self.subject.port,
+            direction: self.subject.direction.code(),
+            reason: reason.code(),
+            pad: 0,
+        };
+        let counter = WOULD_DROP.get_ptr_mut(key).or_else(|| {
+            let none = Counter::default();
+            let _ = WOULD_DROP.insert(key, none, aya_ebpf::bindings::BPF_NOEXIST.into());
+            WOULD_DROP.get_ptr_mut(key)
+        });
+        match counter {
+            // SAFETY: from a map lookup, aligned.
+            Some(counter) => unsafe {
+                count::add_shared(&raw mut (*counter).packets, self.subject.packets);
+                count::add_shared(&raw mut (*counter).bytes, self.subject.bytes);
+            },
+            None => count::fault(Fault::WouldDropFull),
+        }
+        event::report(
+            self.subject,
+            EventKind::WouldDrop,
+            reason as u8,
+            &self.parsed.roce,
+        );
+    }
+}
+
+/// A peer's identity: of its address, else of the longest prefix it is in.
+#[inline(always)]
+fn identity_of(address: &Address) -> u32 {
+    // SAFETY: an integer, copied at once.
+    if let Some(identity) = unsafe { IDENTITY.get(address) } {
+        return *identity;
+    }
+    IDENTITY_CIDR
+        .get(&Key::new(128, *address))
+        .map_or(identity::ANY, |identity| *identity)
+}

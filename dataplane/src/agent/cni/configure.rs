@@ -1,0 +1,189 @@
+//! The second half of an ADD as main plugin: addresses, routes, and how the
+//! interface behaves.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::{Agent, Error, Result, attach::open_same};
+use crate::{
+    api::types::cni::{Address, ConfigureAnswer, ConfigureRequest, Route as WantedRoute},
+    endpoint::{AttachmentRecord, Made, Stage},
+    link::{Dad, Interface, MAIN_TABLE, Netlink, Netns, Route, Sysctl, set_sysctls},
+};
+
+impl Agent {
+    /// Gives an interface that was made its addresses and routes, and sets it
+    /// up. When it fails, the plugin undoes the ADD.
+    pub fn cni_configure(&self, request: &ConfigureRequest) -> Result<ConfigureAnswer> {
+        let attachment = &request.attachment;
+        let _turn = self.attachments.take(attachment.clone());
+        let mut record = self
+            .attachment(attachment)
+            .filter(|record| record.stage == Stage::Created)
+            .ok_or_else(|| {
+                Error::Conflict(format!("{attachment} waits for no addresses; try ADD anew"))
+            })?;
+        let gone = || Error::NotFound(format!("{attachment}: its namespace is gone"));
+        let netns = open_same(&record.netns, record.netns_id).ok_or_else(gone)?;
+        let Some(Made::Child {
+            ifindex: Some(ifindex),
+        }) = record.made
+        else {
+            return Err(Error::Internal(format!("{attachment} has no interface")));
+        };
+        fail::fail_point!("cni::configure::before", super::failpoint);
+        let work = Work {
+            request,
+            netns: &netns,
+            ifindex,
+        };
+        let through_node = self.routes_through_node(&record, request)?;
+        work.run(&through_node)?;
+        fail::fail_point!("cni::configure::after_addresses", super::failpoint);
+        let mut result = request.result.clone();
+        if let Some(routes) = result
+            .get_mut("routes")
+            .and_then(|routes| routes.as_array_mut())
+        {
+            routes.extend(through_node.iter().map(|route| serde_json::json!(route)));
+        }
+        record.result = Some(result);
+        record.stage = Stage::Done;
+        self.keep_attachment(&record)?;
+        fail::fail_point!("cni::configure::after_done", super::failpoint);
+        Ok(ConfigureAnswer { through_node })
+    }
+
+    /// Routes to the wished prefixes through the node's own address on the
+    /// interface's uplink.
+    fn routes_through_node(
+        &self,
+        record: &AttachmentRecord,
+        request: &ConfigureRequest,
+    ) -> Result<Vec<WantedRoute>> {
+        if request.through_node.is_empty() {
+            return Ok(Vec::new());
+        }
+        let node = self.node_addresses(record)?;
+        request
+            .through_node
+            .iter()
+            .map(|dst| {
+                let gateway = gateway_for(dst, &node, &request.addresses).ok_or_else(|| {
+                    Error::Invalid(format!(
+                        "the node has no address to route {dst} through on the master; give it \
+                         one of that family, or leave the route out"
+                    ))
+                })?;
+                Ok(WantedRoute {
+                    dst: *dst,
+                    gw: Some(gateway),
+                    mtu: None,
+                    advmss: None,
+                    priority: None,
+                    table: None,
+                    scope: None,
+                })
+            })
+            .collect()
+    }
+
+    /// The node's addresses on the parent of the attachment's interface.
+    fn node_addresses(&self, record: &AttachmentRecord) -> Result<Vec<IpNet>> {
+        let parent = {
+            let state = self.state();
+            let mut endpoints = state.endpoints.values();
+            endpoints
+                .find(|endpoint| {
+                    endpoint.record.netns_id == record.netns_id
+                        && record.interfaces.contains(&endpoint.record.interface)
+                })
+                .and_then(|endpoint| endpoint.interface.parent)
+        };
+        let parent = parent.ok_or_else(|| {
+            Error::Invalid(
+                "routes through the node need an interface that hangs off one of the node's".into(),
+            )
+        })?;
+        let interface = Netlink::open(&self.home)?.interface_by_index(parent.ifindex)?;
+        Ok(interface.addresses)
+    }
+}
+
+/// The node's address to use as a gateway: one in a subnet of the pod's if
+/// there is one; never a link-local one.
+fn gateway_for(dst: &IpNet, node: &[IpNet], pod: &[Address]) -> Option<IpAddr> {
+    let family = |address: &IpAddr| address.is_ipv6() == dst.addr().is_ipv6();
+    let usable = || {
+        node.iter()
+            .map(IpNet::addr)
+            .filter(family)
+            .filter(|address| !is_link_local(address))
+    };
+    usable()
+        .find(|address| pod.iter().any(|pod| pod.address.contains(address)))
+        .or_else(|| usable().next())
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// What is to be done to one interface.
+struct Work<'a> {
+    request: &'a ConfigureRequest,
+    netns: &'a Netns,
+    ifindex: u32,
+}
+
+impl Work<'_> {
+    fn run(&self, through_node: &[WantedRoute]) -> Result<()> {
+        let mut netlink = Netlink::open(self.netns)?;
+        let name = self.request.attachment.ifname();
+        if self.request.settings.arp {
+            // Before the interface can answer for anything.
+            set_sysctls(self.netns, &Sysctl::several_interfaces(name))?;
+        }
+        netlink.set_up(self.ifindex, true)?;
+        let dad = if self.request.settings.detect_conflicts {
+            Dad::Optimistic
+        } else {
+            Dad::Skip
+        };
+        for address in &self.request.addresses {
+            netlink.add_address(self.ifindex, address.address, dad)?;
+        }
+        let interface = netlink.interface_by_index(self.ifindex)?;
+        for wanted in self.request.routes.iter().chain(through_node) {
+            netlink.add_route(&self.route(wanted, &interface))?;
+        }
+        Ok(())
+    }
+
+    /// A route as the kernel takes it; one without a gateway goes through that
+    /// of the first address of its family, as the reference plugins have it.
+    fn route(&self, wanted: &WantedRoute, interface: &Interface) -> Route {
+        let v6 = wanted.dst.addr().is_ipv6();
+        let gateway = wanted.gw.or_else(|| {
+            let gateways = self.request.addresses.iter().filter_map(|a| a.gateway);
+            gateways.into_iter().find(|gateway| gateway.is_ipv6() == v6)
+        });
+        let on_link = gateway.is_some_and(|gateway| {
+            let addresses = interface.addresses.iter();
+            !addresses.into_iter().any(|net| net.contains(&gateway))
+        });
+        Route {
+            table: wanted.table.unwrap_or(MAIN_TABLE),
+            metric: wanted.priority,
+            scope: wanted.scope,
+            onlink: on_link,
+            mtu: wanted.mtu,
+            advmss: wanted.advmss,
+            ..Route::new(self.ifindex, wanted.dst, gateway)
+        }
+    }
+}

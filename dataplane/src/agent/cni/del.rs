@@ -1,0 +1,121 @@
+//! Undoing attachments: DEL, GC, failed ADDs, and what a crash left.
+
+use super::super::{Agent, Error, Result, attach::open_same};
+use crate::{
+    api::types::cni::{Attachment, DelRequest, Done, GcAnswer, GcRequest},
+    endpoint::{AttachmentRecord, Made},
+    link::{LinkError, Netlink, Netns},
+};
+
+impl Agent {
+    /// Undoes an attachment. One that is not there is as good; what fails is
+    /// left for the next attempt, and does not stop the rest.
+    pub fn cni_del(&self, request: &DelRequest) -> Result<Done> {
+        let _turn = self.attachments.take(request.attachment.clone());
+        self.delete_held(&request.attachment)?;
+        Ok(Done {})
+    }
+
+    /// Undoes the network's attachments that are not in use.
+    pub fn cni_gc(&self, request: &GcRequest) -> Result<GcAnswer> {
+        let stale: Vec<_> = {
+            let state = self.state();
+            let of_network = state
+                .attachments
+                .values()
+                .filter(|record| record.network == request.network);
+            of_network
+                .map(|record| record.attachment.clone())
+                .filter(|attachment| !request.valid.contains(attachment))
+                .collect()
+        };
+        let mut answer = GcAnswer::default();
+        let mut failures = Vec::new();
+        for attachment in stale {
+            let _turn = self.attachments.take(attachment.clone());
+            match self.delete_held(&attachment) {
+                Ok(()) => answer.removed.push(attachment),
+                Err(error) => failures.push(format!("{attachment}: {error}")),
+            }
+        }
+        if failures.is_empty() {
+            Ok(answer)
+        } else {
+            Err(Error::Internal(failures.join("; ")))
+        }
+    }
+
+    /// Undoes an attachment whose turn the caller has, and with it a DEL that
+    /// came while no agent ran.
+    pub(super) fn delete_held(&self, attachment: &Attachment) -> Result<()> {
+        if let Some(record) = self.attachment(attachment) {
+            self.undo(&record)?;
+        }
+        fail::fail_point!("cni::del::before_forget", super::failpoint);
+        // Even without a record in memory: a file that could not be read has
+        // no other way out.
+        self.store.remove_attachment(attachment)?;
+        self.state_mut().attachments.remove(attachment);
+        fail::fail_point!("cni::del::after_forget", super::failpoint);
+        self.store.remove_tombstone(attachment)?;
+        Ok(())
+    }
+
+    /// Takes back all that was done for an attachment, in the reverse order.
+    fn undo(&self, record: &AttachmentRecord) -> Result<()> {
+        fail::fail_point!("cni::del::before_undo", super::failpoint);
+        let mut failures = Vec::new();
+        let mut note = |done: Result<()>| {
+            if let Err(error) = done {
+                failures.push(error.to_string());
+            }
+        };
+        let netns = open_same(&record.netns, record.netns_id);
+        // The interface goes before its programs: nothing passes in between.
+        if let (Some(made), Some(netns)) = (&record.made, &netns) {
+            note(unmake(made, record.attachment.ifname(), netns));
+        }
+        fail::fail_point!("cni::del::after_unmake", super::failpoint);
+        for id in self.endpoints_of(record) {
+            note(match self.remove(id) {
+                // Link events may have been faster.
+                Err(Error::NotFound(_)) => Ok(()),
+                other => other,
+            });
+        }
+        fail::fail_point!("cni::del::after_detach", super::failpoint);
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Internal(failures.join("; ")))
+        }
+    }
+
+    /// The endpoints that an attachment's interfaces are.
+    pub(super) fn endpoints_of(&self, record: &AttachmentRecord) -> Vec<u32> {
+        let state = self.state();
+        let endpoints = state.endpoints.values().filter(|endpoint| {
+            let endpoint = &endpoint.record;
+            endpoint.netns_id == record.netns_id && record.interfaces.contains(&endpoint.interface)
+        });
+        endpoints.map(|endpoint| endpoint.record.id).collect()
+    }
+}
+
+/// Deletes what was made in a container's namespace. Before its index was
+/// recorded it can be known by its name only, which is nobody else's: the
+/// kernel would have refused to make it.
+fn unmake(made: &Made, name: &str, netns: &Netns) -> Result<()> {
+    let Made::Child { ifindex } = made;
+    let mut netlink = Netlink::open(netns)?;
+    let ifindex = match ifindex {
+        Some(ifindex) => *ifindex,
+        None => match netlink.interface(name) {
+            Ok(interface) => interface.ifindex,
+            Err(LinkError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    netlink.delete(ifindex)?;
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! What is left of attachments: of crashes, of missed DELs, of DELs that came
+//! while no agent ran.
+
+use super::super::{Agent, attach::open_same};
+use crate::{
+    api::types::cni::Attachment,
+    endpoint::{AttachmentRecord, Stage, StoreError},
+};
+
+impl Agent {
+    /// Reads the attachments, takes back what was not finished, and makes up
+    /// for missed DELs. Endpoints have been adopted.
+    pub(in crate::agent) fn recover_attachments(&self) -> Vec<StoreError> {
+        let (records, errors) = self.store.attachments();
+        for record in records {
+            let mut state = self.state_mut();
+            state.attachments.insert(record.attachment.clone(), record);
+        }
+        let unfinished: Vec<_> = {
+            let state = self.state();
+            let begun = |record: &&AttachmentRecord| record.stage != Stage::Done;
+            let unfinished = state.attachments.values().filter(begun);
+            unfinished.map(|record| record.attachment.clone()).collect()
+        };
+        for attachment in unfinished {
+            self.clear("was not finished", &attachment, |_| true);
+        }
+        self.review_attachments();
+        errors
+    }
+
+    /// Undoes attachments whose namespace is gone, and those that a tombstone
+    /// asks for.
+    pub(in crate::agent) fn review_attachments(&self) {
+        let attachments: Vec<_> = self.state().attachments.keys().cloned().collect();
+        for attachment in attachments {
+            self.clear("has lost its namespace", &attachment, |record| {
+                open_same(&record.netns, record.netns_id).is_none()
+            });
+        }
+        let (tombstones, errors) = self.store.tombstones();
+        for error in errors {
+            tracing::warn!("{error}");
+        }
+        for del in tombstones {
+            tracing::info!("{}: deleted while no agent ran", del.attachment);
+            if let Err(error) = self.cni_del(&del) {
+                tracing::warn!("{}: {error}", del.attachment);
+            }
+        }
+    }
+
+    /// Undoes an attachment if it is as `wanted`, which its turn decides.
+    fn clear(
+        &self,
+        reason: &str,
+        attachment: &Attachment,
+        wanted: impl Fn(&AttachmentRecord) -> bool,
+    ) {
+        let _turn = self.attachments.take(attachment.clone());
+        if !self
+            .attachment(attachment)
+            .is_some_and(|record| wanted(&record))
+        {
+            return;
+        }
+        tracing::info!("{attachment} {reason}; undoing it");
+        if let Err(error) = self.delete_held(attachment) {
+            tracing::warn!("{attachment}: {error}");
+        }
+    }
+}
