@@ -102,18 +102,18 @@ proptest! {
 
     #[test]
     fn what_is_compiled_says_what_the_manifests_say(cluster in cluster()) {
-        let mut compiler = Compiler::new(Default::default(), RuleNumbers::default());
+        let mut compiler = Compiler::new(Default::default(), RuleNumbers::default(), Default::default());
         compare(&cluster, &compile(&mut compiler, &cluster))?;
     }
 
     /// What the compiler remembers from another cluster changes nothing.
     #[test]
     fn compiling_again_says_the_same_as_compiling_afresh(before in cluster(), after in cluster()) {
-        let mut used = Compiler::new(Default::default(), RuleNumbers::default());
+        let mut used = Compiler::new(Default::default(), RuleNumbers::default(), Default::default());
         compile(&mut used, &before);
         let again = compile(&mut used, &after);
         compare(&after, &again)?;
-        let mut fresh = Compiler::new(Default::default(), RuleNumbers::default());
+        let mut fresh = Compiler::new(Default::default(), RuleNumbers::default(), Default::default());
         let afresh = compile(&mut fresh, &after);
         prop_assert_eq!(&again.addresses, &afresh.addresses);
         prop_assert_eq!(&again.prefixes, &afresh.prefixes);

@@ -8,10 +8,17 @@ use crate::parse::protocol;
 pub mod identity {
     /// An address in no set; in a [`PolicyData`](super::PolicyData): any peer.
     pub const ANY: u32 = 0;
-    /// The node itself.
+    /// An address of the node itself that is in no set.
     pub const NODE: u32 = 1;
-    /// Numbers below are reserved.
+    /// Numbers below are the node's own, since its addresses may be in sets
+    /// like any other's.
     pub const FIRST: u32 = 256;
+
+    /// Whether an identity is one of the node's own.
+    #[inline(always)]
+    pub const fn is_node(identity: u32) -> bool {
+        identity.wrapping_sub(NODE) < FIRST - NODE
+    }
 }
 
 /// Rules whose hits are counted; a larger number in a [`PolicyRule`] allows

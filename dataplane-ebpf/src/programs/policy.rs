@@ -302,7 +302,7 @@ impl Case<'_> {
             return Ok(());
         }
         let peer = identity_of(&question.remote);
-        if peer == identity::NODE
+        if identity::is_node(peer)
             && config.flags & EndpointConfig::ALLOW_NODE != 0
             && matches!(question.direction, Direction::Ingress)
         {
