@@ -281,7 +281,11 @@ impl World {
     fn new(before: &Cluster, after: &Cluster) -> Self {
         let attached = endpoints(after);
         let attached: Vec<_> = attached.into_iter().map(|(_, endpoint)| endpoint).collect();
-        let mut compiler = Compiler::new(Default::default(), RuleNumbers::default(), Default::default());
+        let mut compiler = Compiler::new(
+            Default::default(),
+            RuleNumbers::default(),
+            Default::default(),
+        );
         let node = ["192.0.2.1".parse().unwrap()];
         let before = compiler.compile(&model(before), &attached, &node);
         let after = compiler.compile(&model(after), &attached, &node);

@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     agent::{Error, Result},
     api::{
-        Cni, Dataplane,
+        Cni, Dataplane, Policies,
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
             Event, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink, UplinkRequest,
@@ -83,6 +83,10 @@ pub fn event(psn: u32) -> Event {
 
 impl Dataplane for Fake {
     fn cni(&self) -> Option<&dyn Cni> {
+        None
+    }
+
+    fn policies(&self) -> Option<&dyn Policies> {
         None
     }
 

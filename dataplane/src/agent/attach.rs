@@ -53,6 +53,7 @@ impl Agent {
         if let Some(id) = self.find(netns.id(), interface.ifindex) {
             self.set_pod(id, target.pod.as_ref())?;
             self.repair(id, netns)?;
+            self.sync_policy();
             return Ok(id);
         }
         let id = self.reserve_id()?;
@@ -63,6 +64,7 @@ impl Agent {
         self.state_mut().reserved.remove(&id);
         attached?;
         self.sync_reach(&mut self.changes());
+        self.sync_policy();
         Ok(id)
     }
 
@@ -78,6 +80,7 @@ impl Agent {
             pod: target.pod,
             mechanism: self.kernel.mechanism(self.options.tc)?,
             entry_tags: self.entry_tags,
+            audit: false,
         };
         self.store.put_endpoint(&record)?;
         self.put_in_place(record, target.interface, target.netns)
@@ -144,6 +147,7 @@ impl Agent {
         self.kernel.maps().change_endpoint(id, |config| {
             let epoch = config.policy_epoch.wrapping_add(1);
             *config = EndpointConfig {
+                flags: self.first_flags(),
                 policy_epoch: epoch,
                 first_epoch: epoch,
                 ..EndpointConfig::default()
@@ -213,6 +217,7 @@ impl Agent {
         self.sync_reach(&mut self.changes());
         self.take_back(id);
         self.state_mut().reserved.remove(&id);
+        self.sync_policy();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
+mod policy;
 mod reach;
 mod recover;
 mod stats;
@@ -15,12 +16,15 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
     time::Instant,
 };
 
 pub use error::{Error, Result};
+use policy::Policing;
+pub use policy::PolicyOptions;
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -48,6 +52,10 @@ pub struct Options {
     pub tc: TcMode,
     /// XDP mode.
     pub xdp: XdpPreference,
+    /// Addresses with an identity that fit, and as many prefixes.
+    pub identities: u32,
+    /// Policies.
+    pub policy: PolicyOptions,
 }
 
 impl From<&Config> for Options {
@@ -59,6 +67,8 @@ impl From<&Config> for Options {
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
+            identities: config.identities,
+            policy: config.policy.clone(),
         }
     }
 }
@@ -84,6 +94,8 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    /// Never taken while `state` is held.
+    policing: Mutex<Policing>,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -108,6 +120,8 @@ struct State {
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,
+    /// Addresses of the node's own interfaces.
+    node_addresses: Vec<IpAddr>,
     /// Trouble found at start, one line each.
     problems: Vec<String>,
 }
@@ -147,6 +161,7 @@ impl Agent {
         let store = Store::open(&options.state_dir)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
+            identities: options.identities,
             ..Sizes::DEFAULT
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
@@ -156,6 +171,11 @@ impl Agent {
             netlink: Netlink::open(&home)?,
             reach: Reach::adopt(kernel.maps())?,
         };
+        let rules = store.rules().unwrap_or_else(|error| {
+            tracing::warn!("policies: rule counters start anew: {error}");
+            BTreeMap::new()
+        });
+        let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
             options,
@@ -167,6 +187,7 @@ impl Agent {
             attachments: Turns::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            policing: Mutex::new(policing),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
         };

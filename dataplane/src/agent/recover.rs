@@ -30,6 +30,8 @@ impl Agent {
         problems.extend(self.recover_attachments());
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
         self.engage_uplinks();
+        self.read_node_addresses();
+        self.review_policy();
         Ok(())
     }
 

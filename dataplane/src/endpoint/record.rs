@@ -39,6 +39,9 @@ pub struct EndpointRecord {
     pub mechanism: TcMechanism,
     /// Tags of the entry programs that are attached.
     pub entry_tags: [u64; 2],
+    /// What policy would drop passes, and is only counted and told.
+    #[serde(default)]
+    pub audit: bool,
 }
 
 /// One uplink.

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_ebpf::abi::{Direction, EndpointConfig};
 pub use state::Applied;
 pub use tables::Tables;
-pub(crate) use tables::kernel_key;
+pub(crate) use tables::compiler_key;
 
 use super::compile::{Compiled, EndpointPolicy, State};
 
@@ -78,21 +78,28 @@ const JUDGING: u32 = EndpointConfig::ENFORCE_INGRESS
     | EndpointConfig::AUDIT
     | EndpointConfig::ALLOW_NODE;
 
-/// The flags of an endpoint that goes by `policy`.
-fn flags(id: u32, policy: &EndpointPolicy, switches: &Switches) -> u32 {
+/// The flags that isolate an endpoint that goes by `policy`.
+pub(super) fn flags(policy: &EndpointPolicy) -> u32 {
     let mut flags = 0;
     for direction in DIRECTIONS {
         if !matches!(wanted(policy, direction), Wanted::Open) {
             flags |= EndpointConfig::enforce(direction);
         }
     }
-    if switches.audit.contains(&id) {
-        flags |= EndpointConfig::AUDIT;
-    }
-    if switches.allow_node {
-        flags |= EndpointConfig::ALLOW_NODE;
-    }
     flags
+}
+
+impl Switches {
+    fn flags(&self, id: u32) -> u32 {
+        let mut flags = 0;
+        if self.audit.contains(&id) {
+            flags |= EndpointConfig::AUDIT;
+        }
+        if self.allow_node {
+            flags |= EndpointConfig::ALLOW_NODE;
+        }
+        flags
+    }
 }
 
 /// Both of them.

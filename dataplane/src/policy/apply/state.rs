@@ -416,7 +416,7 @@ impl<T: Tables> Change<'_, T> {
                     self.close(*id, direction, reason)?;
                 }
             }
-            let wanted = flags(*id, policy, self.switches);
+            let wanted = flags(policy) | self.switches.flags(*id);
             let present = self.tables.config(*id)?.flags & JUDGING;
             if present != wanted {
                 self.change_flags(*id, |flags| flags & !JUDGING | wanted)?;

@@ -119,7 +119,7 @@ fn to_kernel(entries: &[(Key, u32)]) -> Vec<(PolicyKey, PolicyRule)> {
 }
 
 /// The kernel's form of a key.
-pub(crate) fn kernel_key(key: Key) -> PolicyKey {
+fn kernel_key(key: Key) -> PolicyKey {
     match key.ports {
         Ports::All => PolicyKey::all(key.identity),
         Ports::Protocol(protocol) => PolicyKey::protocol(key.identity, protocol),
@@ -132,7 +132,7 @@ pub(crate) fn kernel_key(key: Key) -> PolicyKey {
 }
 
 /// The other way round; `None` for lengths that [`kernel_key`] never makes.
-fn compiler_key(key: PolicyKey) -> Option<Key> {
+pub(crate) fn compiler_key(key: PolicyKey) -> Option<Key> {
     let bits = key.prefix_len.checked_sub(PolicyKey::PROTOCOL_BITS);
     let ports = match bits {
         None if key.prefix_len == PolicyKey::IDENTITY_BITS => Ports::All,

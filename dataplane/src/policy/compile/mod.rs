@@ -111,6 +111,16 @@ pub enum State {
     Open(String),
 }
 
+impl State {
+    /// Why policies do not decide, where they do not.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Known => None,
+            Self::Isolated(reason) | Self::Open(reason) => Some(reason),
+        }
+    }
+}
+
 impl EndpointPolicy {
     /// The table of a direction.
     pub fn table(&self, direction: Direction) -> Option<&Arc<Table>> {
@@ -256,7 +266,9 @@ impl Identified {
         numbers.assign(&of_prefixes, &of_pods, &of_node);
 
         let peer = |class: &ClassKey| numbers.peers.get(class).unwrap_or(0);
-        let of_pods = of_pods.iter().map(|(address, class)| (*address, peer(class)));
+        let of_pods = of_pods
+            .iter()
+            .map(|(address, class)| (*address, peer(class)));
         let of_node = of_node
             .iter()
             .map(|(address, class)| (*address, node_number(&numbers.node, class)));

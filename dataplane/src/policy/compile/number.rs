@@ -135,7 +135,10 @@ mod tests {
     fn classes_that_wish_for_the_same_number_get_different_ones() {
         let mut numbers = Numbers::new(FIRST_COMPILED, 100, HashSet::new());
         let all = classes(0..20);
-        let wishes: BTreeSet<_> = all.iter().map(|class| numbers.candidate(class, 0)).collect();
+        let wishes: BTreeSet<_> = all
+            .iter()
+            .map(|class| numbers.candidate(class, 0))
+            .collect();
         assert!(wishes.len() < all.len(), "no collision to test");
         numbers.assign(&all);
         assert_eq!(assigned(&numbers).len(), all.len());
