@@ -9,6 +9,7 @@ mod detach;
 mod endpoints;
 mod events;
 mod exit;
+mod policy;
 mod stats;
 mod status;
 mod table;
@@ -76,6 +77,9 @@ enum Command {
     /// Drop packets by their source, at the uplinks
     #[command(subcommand)]
     Block(block::Block),
+    /// Show, explain and test network policies
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -175,6 +179,7 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Bpf => print(&bpf::commands(&client.status().await?)),
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
+        Command::Policy(policy) => policy.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),
     }
 }
