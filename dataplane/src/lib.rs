@@ -2,7 +2,7 @@
 //!
 //! Dependencies point one way: `cli` and `api` -> `agent` -> `kernel` and
 //! `link` -> the types of `dataplane-ebpf`. Only `kernel` imports aya.
-//! `link` speaks to the kernel over `netlink`.
+//! `link` and `rdma` speak to the kernel over `netlink`.
 
 pub mod agent;
 pub mod api;
@@ -16,3 +16,4 @@ pub mod link;
 pub mod metrics;
 pub mod netlink;
 pub mod policy;
+pub mod rdma;

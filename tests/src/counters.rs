@@ -131,6 +131,22 @@ impl Counters {
     }
 }
 
+/// The RoCE flows that are followed.
+///
+/// # Errors
+/// The map is missing.
+pub fn roce_flows(programs: &mut Programs) -> Result<Vec<(RoceFlowKey, RoceFlow)>> {
+    let map = programs.map("roce_flows")?;
+    let flows = HashMap::<_, Raw<RoceFlowKey>, Raw<RoceFlow>>::try_from(map)?;
+    flows
+        .iter()
+        .map(|entry| {
+            let (Raw(key), Raw(flow)) = entry?;
+            Ok((key, flow))
+        })
+        .collect()
+}
+
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// A shared type in the hands of aya.

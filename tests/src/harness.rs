@@ -97,6 +97,17 @@ impl Programs {
     }
 }
 
+/// Whether BPF_PROG_TEST_RUN takes the frame for TC: with the whole of the first IP header, or
+/// something behind the Ethernet header. For XDP the Ethernet header is enough.
+pub fn runs_at_tc(frame: &[u8]) -> bool {
+    let least = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 15,
+    };
+    frame.len() >= least
+}
+
 /// Where the finished object is: as the build of the `dataplane` crate looks for it.
 pub(crate) fn object_path() -> PathBuf {
     std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(

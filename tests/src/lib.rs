@@ -11,5 +11,6 @@ pub mod node;
 pub mod packets;
 pub mod policy;
 pub mod poll;
+pub mod ring;
 pub mod traffic;
 pub mod wire;

@@ -33,6 +33,8 @@ const DIRECTORY: &str = "/run/netns";
 #[derive(Debug)]
 pub struct TestNetns {
     name: String,
+    /// Only named here, made by others: it outlives this handle.
+    borrowed: bool,
 }
 
 impl TestNetns {
@@ -42,15 +44,41 @@ impl TestNetns {
     /// When `ip` cannot make it.
     pub fn new() -> Result<Self> {
         static SWEEP: Once = Once::new();
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
         SWEEP.call_once(sweep);
-        let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}{}-{counter}", std::process::id());
+        let name = Self::unique();
         output(Command::new("ip").args(["netns", "add", &name]))
             .context("cannot make a network namespace; these tests need root")?;
-        let netns = Self { name };
+        let netns = Self {
+            name,
+            borrowed: false,
+        };
         netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// The namespace that the machine booted with, under a name of its own. For the lab, whose
+    /// machines live for one test run: nobody else may touch it.
+    ///
+    /// # Errors
+    /// Not in the lab, or `ip` cannot name it.
+    pub fn initial() -> Result<Self> {
+        ensure!(
+            std::env::var_os("SLUICE_LAB_NODE").is_some(),
+            "this test changes the machine's own network, so it runs in the lab only: \
+             cargo xtask test --lab"
+        );
+        let name = Self::unique();
+        output(Command::new("ip").args(["netns", "attach", &name, "1"]))?;
+        Ok(Self {
+            name,
+            borrowed: true,
+        })
+    }
+
+    fn unique() -> String {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
+        format!("{PREFIX}{}-{counter}", std::process::id())
     }
 
     /// The name under `/run/netns`.
@@ -160,9 +188,24 @@ impl TestNetns {
         name: &str,
         mode: &str,
     ) -> Result<()> {
+        self.add_child(parent, child_netns, name, &format!("macvlan mode {mode}"))
+    }
+
+    /// Makes a child of any kind in `child_netns` of an interface here, up: `kind` is what follows
+    /// `type`, such as `ipvlan mode l2`.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn add_child(
+        &self,
+        parent: &str,
+        child_netns: &Self,
+        name: &str,
+        kind: &str,
+    ) -> Result<()> {
         let netns = &child_netns.name;
         self.ip(&format!(
-            "link add link {parent} name {name} netns {netns} type macvlan mode {mode}"
+            "link add link {parent} name {name} netns {netns} type {kind}"
         ))?;
         child_netns.set_up(name)
     }
@@ -235,7 +278,12 @@ impl Drop for TestNetns {
         if !self.path().exists() {
             return;
         }
-        if let Err(error) = remove(&self.name) {
+        let removed = if self.borrowed {
+            output(Command::new("ip").args(["netns", "delete", &self.name])).map(drop)
+        } else {
+            remove(&self.name)
+        };
+        if let Err(error) = removed {
             eprintln!("cannot remove the namespace {}: {error:#}", self.name);
         }
     }
@@ -362,6 +410,7 @@ mod tests {
         dead.wait()?;
         let left = TestNetns {
             name: format!("{PREFIX}{}-0", dead.id()),
+            borrowed: false,
         };
         output(Command::new("ip").args(["netns", "add", left.name()]))?;
         let alive = TestNetns::new()?;

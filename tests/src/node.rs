@@ -31,6 +31,14 @@ impl TestNode {
     /// # Errors
     /// `ip` fails.
     pub fn new(pods: usize) -> Result<Self> {
+        Self::with("macvlan mode bridge", pods)
+    }
+
+    /// The same with pods of another kind, as `ip link add type` takes it.
+    ///
+    /// # Errors
+    /// `ip` fails, or the kernel has no such kind.
+    pub fn with(kind: &str, pods: usize) -> Result<Self> {
         let node = TestNetns::new()?;
         let machine = TestNetns::new()?;
         node.add_veth(UPLINK, &machine, "eth0")?;
@@ -43,8 +51,7 @@ impl TestNode {
         };
         for number in 0..pods {
             let pod = TestNetns::new()?;
-            this.node
-                .add_macvlan(UPLINK, &pod, POD_INTERFACE, "bridge")?;
+            this.node.add_child(UPLINK, &pod, POD_INTERFACE, kind)?;
             let [v4, v6] = addresses(number);
             add_addresses(&pod, POD_INTERFACE, [&v4, &v6])?;
             this.pods.push(pod);

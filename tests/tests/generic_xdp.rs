@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use dataplane::api::types::EndpointStats;
 use sluice_tests::{
-    agent::TestAgent,
+    agent::{TestAgent, mechanisms},
     node::{POD_INTERFACE, TestNode, UPLINK, addresses},
     packets::{Frame, QINQ, Roce, VLAN},
     poll::wait_until,
@@ -85,10 +85,8 @@ fn reads_right(options: &[&str]) -> Result<()> {
 
 #[test]
 fn packets_of_other_machines_are_read_right() -> Result<()> {
-    reads_right(&["--tc", "tcx"])
-}
-
-#[test]
-fn packets_of_other_machines_are_read_right_on_clsact() -> Result<()> {
-    reads_right(&["--tc", "clsact"])
+    for mechanism in mechanisms() {
+        reads_right(&["--tc", mechanism]).context(*mechanism)?;
+    }
+    Ok(())
 }

@@ -15,7 +15,7 @@ use proptest::{
 };
 use sluice_tests::{
     counters::Counters,
-    harness::{ENDPOINT, Programs, UPLINK},
+    harness::{ENDPOINT, Programs, UPLINK, runs_at_tc},
     model::{Model, TC_NEXT, TC_REDIRECT},
     netns::TestNetns,
     packets::{
@@ -51,18 +51,6 @@ fn model() -> Result<Model> {
     Ok(model)
 }
 
-/// Whether BPF_PROG_TEST_RUN takes the frame for TC: with the whole of the first IP header, or
-/// something behind the Ethernet header. For XDP the Ethernet header is enough. What it does not
-/// take goes over a real interface in `wire.rs`.
-fn at_tc(frame: &[u8]) -> bool {
-    let least = match frame.get(12..14) {
-        Some([0x08, 0x00]) => 34,
-        Some([0x86, 0xdd]) => 54,
-        _ => 15,
-    };
-    frame.len() >= least
-}
-
 /// Runs the frames through all programs and holds verdicts and counters against the model's.
 fn agree(programs: &mut Programs, frames: &[Vec<u8>]) -> Result<()> {
     Counters::clear(programs)?;
@@ -77,7 +65,7 @@ fn agree(programs: &mut Programs, frames: &[Vec<u8>]) -> Result<()> {
     };
     for frame in frames.iter().filter(|frame| frame.len() >= 14) {
         run("uplink_xdp", frame, model.uplink(frame))?;
-        if at_tc(frame) {
+        if runs_at_tc(frame) {
             for (program, direction) in [
                 ("entry_ingress", Direction::Ingress),
                 ("entry_egress", Direction::Egress),
@@ -109,7 +97,7 @@ fn on_everything_that_is_refused() -> Result<()> {
     let mut programs = load()?;
     let mut ran = 0;
     for (what, frame, reason) in refused() {
-        if !at_tc(&frame) {
+        if !runs_at_tc(&frame) {
             continue;
         }
         agree(&mut programs, &[frame])?;

@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::{check, test::Test};
 
-/// The checks, then every test.
+/// The checks, then every test, the lab's included.
 ///
 /// # Errors
 /// A check or a test fails.
 pub(crate) fn run() -> Result<()> {
     check::run()?;
-    Test::all().run()
+    Test::run_all()
 }

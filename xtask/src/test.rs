@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::{
     build::{self, Profile},
-    exec,
+    exec, lab,
     setup::{self, Group},
     toolchain, workspace,
 };
@@ -18,68 +18,100 @@ use crate::{
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Test {
+    /// Run the lab's tests instead: other kernels, SR-IOV, ipvlan, soft-RoCE and a second node, in
+    /// virtual machines
+    #[arg(long)]
+    lab: bool,
+
     /// Run only the tests whose path contains one of these
     filters: Vec<String>,
 }
 
 impl Test {
-    /// Every test.
-    pub(crate) fn all() -> Self {
-        Self {
-            filters: Vec::new(),
-        }
-    }
-
-    /// Runs the tests, in parallel, to the end even when some fail.
-    ///
-    /// The binary under test is the release build, handed over as `SLUICE_BIN`. The tests
-    /// themselves are in the dev profile, where overflow and debug assertions are checked and
-    /// linking many test binaries stays quick.
+    /// Runs the tests, to the end even when some fail.
     ///
     /// # Errors
     /// Not root, the build fails, a test fails, or no test ran.
     pub(crate) fn run(&self) -> Result<()> {
-        setup::root_for("testing with network namespaces and eBPF programs")?;
-        setup::system(&[Group::Test])?;
-        let cni_clients = setup::cni_clients()?;
-        build::object(true)?;
-        let sluice = build::sluice(Profile::Release, false)?;
+        let mut tally = Tally::default();
+        let status = if self.lab {
+            lab::suite::prepare()?;
+            in_the_lab(&self.filters, &mut tally)?;
+            ExitStatus::default()
+        } else {
+            here(&self.filters, &mut tally)?
+        };
+        tally.show();
+        tally.verdict(status)
+    }
 
-        exec::step("Running the tests (building them takes a few minutes the first time)");
-        let mut command = toolchain::cargo();
-        command
-            .args(["test", "--workspace", "--no-fail-fast", "--target-dir"])
-            .arg(workspace::target())
-            .arg("--")
-            .args(&self.filters)
-            .current_dir(workspace::root())
-            .env("PATH", exec::path_with(None))
-            .env("SLUICE_BIN", sluice)
-            .env("SLUICE_CNI_CLIENTS", cni_clients);
-        if let Some(plugins) = setup::cni_plugins() {
-            command.env("SLUICE_CNI_REFERENCE", plugins);
+    /// Runs every test there is; those of the lab only where it can be had.
+    ///
+    /// # Errors
+    /// As [`Test::run`].
+    pub(crate) fn run_all() -> Result<()> {
+        let mut tally = Tally::default();
+        let status = here(&[], &mut tally)?;
+        match lab::suite::prepare() {
+            Ok(()) => in_the_lab(&[], &mut tally)?,
+            Err(reason) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
         }
-        if let Some(python) = setup::python_with_scapy() {
-            command.env("SLUICE_PYTHON", python);
-        }
-        let (status, tally) = watch(&mut command)?;
-        println!(
-            "{} passed, {} failed, {} skipped",
-            tally.passed,
-            tally.failed(),
-            tally.skipped
-        );
+        tally.show();
         tally.verdict(status)
     }
 }
 
+/// Runs the tests that this machine is good for, in parallel.
+///
+/// The binary under test is the release build, handed over as `SLUICE_BIN`. The tests themselves are
+/// in the dev profile, where overflow and debug assertions are checked and linking many test binaries
+/// stays quick.
+fn here(filters: &[String], tally: &mut Tally) -> Result<ExitStatus> {
+    setup::root_for("testing with network namespaces and eBPF programs")?;
+    setup::system(&[Group::Test])?;
+    let cni_clients = setup::cni_clients()?;
+    build::object(true)?;
+    let sluice = build::sluice(Profile::Release, false)?;
+
+    exec::step("Running the tests (building them takes a few minutes the first time)");
+    let mut command = toolchain::cargo();
+    command
+        .args(["test", "--workspace", "--no-fail-fast", "--target-dir"])
+        .arg(workspace::target())
+        .arg("--")
+        .args(filters)
+        .current_dir(workspace::root())
+        .env("PATH", exec::path_with(None))
+        .env("SLUICE_BIN", sluice)
+        .env("SLUICE_CNI_CLIENTS", cni_clients);
+    if let Some(plugins) = setup::cni_plugins() {
+        command.env("SLUICE_CNI_REFERENCE", plugins);
+    }
+    if let Some(python) = setup::python_with_scapy() {
+        command.env("SLUICE_PYTHON", python);
+    }
+    watch(&mut command, tally)
+}
+
+/// Runs the tests that need virtual machines.
+fn in_the_lab(filters: &[String], tally: &mut Tally) -> Result<()> {
+    setup::system(&[Group::Test])?;
+    build::object(false)?;
+    let sluice = build::sluice(Profile::Release, false)?;
+    if let Err(error) = lab::suite::run(&sluice, filters, &mut |line| tally.count(line)) {
+        // The other machines' results count all the same.
+        eprintln!("error: {error:#}");
+        tally.failures += 1;
+    }
+    Ok(())
+}
+
 /// Runs cargo, passing its lines on while counting.
-fn watch(command: &mut Command) -> Result<(ExitStatus, Tally)> {
+fn watch(command: &mut Command, tally: &mut Tally) -> Result<ExitStatus> {
     let mut cargo = command
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo test")?;
-    let mut tally = Tally::default();
     if let Some(stdout) = cargo.stdout.take() {
         let mut lines = BufReader::new(stdout);
         let mut line = Vec::new();
@@ -96,8 +128,7 @@ fn watch(command: &mut Command) -> Result<(ExitStatus, Tally)> {
             line.clear();
         }
     }
-    let status = cargo.wait().context("cannot wait for cargo test")?;
-    Ok((status, tally))
+    cargo.wait().context("cannot wait for cargo test")
 }
 
 /// What the test binaries of one run said in sum.
@@ -126,6 +157,16 @@ impl Tally {
     /// Failed tests; a binary that died before its result counts as one.
     fn failed(&self) -> u64 {
         self.failures + self.unfinished
+    }
+
+    /// Says what came of all tests, in the last line.
+    fn show(&self) {
+        println!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed(),
+            self.skipped
+        );
     }
 
     fn verdict(&self, status: ExitStatus) -> Result<()> {

@@ -6,7 +6,7 @@ use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
 use crate::{
     api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName},
     endpoint::{EndpointRecord, Phase},
-    link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef},
+    link::{Interface, InterfaceKind, IpvlanMode, Netlink, Netns, NetnsId, NetnsRef},
 };
 
 /// New flows a second that one endpoint may have remembered: a fourth of the
@@ -46,6 +46,16 @@ impl Agent {
         if interface.mac.is_none() {
             return Err(Error::Invalid(format!(
                 "interface {} in {netns} is no Ethernet interface; name one with a MAC address",
+                interface.name
+            )));
+        }
+        if let InterfaceKind::Ipvlan {
+            mode: IpvlanMode::L3s,
+        } = interface.kind
+        {
+            return Err(Error::Invalid(format!(
+                "interface {} in {netns} is ipvlan in mode l3s, whose arriving packets pass no hook \
+                 of the interface; use mode l2 or l3",
                 interface.name
             )));
         }

@@ -8,7 +8,7 @@ use std::io;
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 /// `struct nlattr`.
-const ATTRIBUTE_HEADER_LEN: usize = 4;
+pub(crate) const ATTRIBUTE_HEADER_LEN: usize = 4;
 /// The type bits of an attribute, without the nested and byte-order flags (`NLA_TYPE_MASK`).
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 /// The kernel's words in an error message's attributes (`NLMSGERR_ATTR_MSG`).

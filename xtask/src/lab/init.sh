@@ -5,7 +5,8 @@
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-modprobe -a virtio_pci 9pnet_virtio 9p overlay igb igbvf
+# The last has a device file that is there only when it is loaded; all others come when called for.
+modprobe -a virtio_pci 9pnet_virtio 9p overlay igb igbvf tun
 
 share=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o "ro,cache=loose,$share" host /host

@@ -7,6 +7,7 @@ mod job;
 mod kernel;
 mod modules;
 mod qemu;
+pub(crate) mod suite;
 mod vm;
 
 use std::{
@@ -161,12 +162,19 @@ impl Run {
             interactive: false,
         };
         let capture = self.capture.as_deref().map(std::path::absolute).transpose();
-        let setup = Setup {
+        let machines = Machines {
             nodes: self.nodes,
             cpus: self.cpus,
             capture: capture.context("there is no current folder")?,
         };
-        let status = parts.run(&setup, &job)?;
+        let status = parts.run(&machines, &job, &|node, line| {
+            let mut stdout = io::stdout().lock();
+            let printed = match self.nodes {
+                1 => writeln!(stdout, "{line}"),
+                _ => writeln!(stdout, "{node}| {line}"),
+            };
+            printed.context("cannot write to the standard output")
+        })?;
         if status != 0 {
             // The program has said why.
             std::process::exit(status);
@@ -190,19 +198,19 @@ impl Shell {
         let initramfs = folder.path.join("initramfs");
         initramfs::write(&parts.kernel, &initramfs)?;
         parts
-            .vm(&Setup::ALONE, 1, &initramfs, &folder.path)
+            .vm(&Machines::ALONE, 1, &initramfs, &folder.path)
             .interact(&job)
     }
 }
 
 /// How many machines, and how they are made.
-pub(crate) struct Setup {
+pub(crate) struct Machines {
     nodes: u32,
     cpus: u32,
     capture: Option<PathBuf>,
 }
 
-impl Setup {
+impl Machines {
     /// One machine.
     pub(crate) const ALONE: Self = Self {
         nodes: 1,
@@ -238,23 +246,28 @@ impl Parts {
         })
     }
 
-    /// Runs the job on every machine of the setup; the first exit code that is not 0.
+    /// Runs the job on every machine, handing each line that one prints to `line`, with the machine's
+    /// number; the first exit code that is not 0.
     ///
     /// # Errors
     /// A guest does not do its work.
-    pub(crate) fn run(&self, setup: &Setup, job: &Job) -> Result<i32> {
+    pub(crate) fn run(
+        &self,
+        machines: &Machines,
+        job: &Job,
+        line: &(dyn Fn(u32, &str) -> Result<()> + Sync),
+    ) -> Result<i32> {
         let folder = Folder::new()?;
         let initramfs = folder.path.join("initramfs");
         initramfs::write(&self.kernel, &initramfs)?;
         let results: Vec<Result<i32>> = thread::scope(|scope| {
-            let machines: Vec<_> = (1..=setup.nodes)
+            let running: Vec<_> = (1..=machines.nodes)
                 .map(|node| {
-                    let vm = self.vm(setup, node, &initramfs, &folder.path);
-                    let prefix = (setup.nodes > 1).then(|| format!("{node}| "));
-                    scope.spawn(move || vm.run(job, &mut printer(prefix)))
+                    let vm = self.vm(machines, node, &initramfs, &folder.path);
+                    scope.spawn(move || vm.run(job, &mut |text| line(node, text)))
                 })
                 .collect();
-            machines
+            running
                 .into_iter()
                 .map(|machine| machine.join().unwrap_or_else(|_| bail!("the lab panicked")))
                 .collect()
@@ -271,7 +284,7 @@ impl Parts {
 
     fn vm<'a>(
         &'a self,
-        setup: &'a Setup,
+        machines: &'a Machines,
         node: u32,
         initramfs: &'a Path,
         folder: &'a Path,
@@ -282,39 +295,14 @@ impl Parts {
             initramfs,
             folder,
             node,
-            wire: if setup.nodes > 1 {
+            wire: if machines.nodes > 1 {
                 Wire::Peer
             } else {
                 Wire::Alone
             },
-            capture: setup.capture.as_deref().filter(|_| node == 1),
-            cpus: setup.cpus,
+            capture: machines.capture.as_deref().filter(|_| node == 1),
+            cpus: machines.cpus,
         }
-    }
-}
-
-/// Writes to the standard output; with a prefix, by whole lines.
-fn printer(prefix: Option<String>) -> impl FnMut(&[u8]) -> Result<()> {
-    let mut partial = Vec::new();
-    move |new| {
-        let mut stdout = io::stdout().lock();
-        let written = match &prefix {
-            None => stdout.write_all(new),
-            Some(prefix) => {
-                partial.extend_from_slice(new);
-                let mut written = Ok(());
-                while let Some(end) = partial.iter().position(|&byte| byte == b'\n') {
-                    let line: Vec<u8> = partial.drain(..=end).collect();
-                    written = written
-                        .and_then(|()| stdout.write_all(prefix.as_bytes()))
-                        .and_then(|()| stdout.write_all(&line));
-                }
-                written
-            }
-        };
-        written
-            .and_then(|()| stdout.flush())
-            .context("cannot write to the standard output")
     }
 }
 

@@ -76,18 +76,14 @@ pub(super) struct Vm<'a> {
 }
 
 impl Vm<'_> {
-    /// Runs a job inside, handing over what it prints as it comes; its exit code.
+    /// Runs a job inside, handing over each line that it prints; its exit code.
     ///
     /// A boot that hangs is ended and tried again; so is nothing else.
     ///
     /// # Errors
     /// QEMU cannot be run, the guest never boots, dies, or runs out of time. The text has the end of
     /// its console.
-    pub(super) fn run(
-        &self,
-        job: &Job,
-        output: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<i32> {
+    pub(super) fn run(&self, job: &Job, output: &mut Output<'_>) -> Result<i32> {
         for attempt in 1..=ATTEMPTS {
             let share = self.new_share(job)?;
             let machine = Running {
@@ -217,6 +213,41 @@ fn prefixed(option: &str, path: &Path) -> OsString {
     format!("{option}{}", path.display().to_string().replace(',', ",,")).into()
 }
 
+/// What takes the lines that a guest prints.
+type Output<'a> = dyn FnMut(&str) -> Result<()> + 'a;
+
+/// What a guest has printed into a file and nobody has seen yet.
+#[derive(Default)]
+struct Printed {
+    file: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Printed {
+    fn read(&mut self, path: &Path) -> Result<()> {
+        if self.file.is_none() {
+            self.file = File::open(path).ok();
+        }
+        if let Some(file) = &mut self.file {
+            file.read_to_end(&mut self.bytes)
+                .context("cannot read what the guest prints")?;
+        }
+        Ok(())
+    }
+
+    /// Hands over whole lines, at the end also one that is not.
+    fn pass_on(&mut self, ended: bool, output: &mut Output<'_>) -> Result<()> {
+        let end = self.bytes.iter().rposition(|&byte| byte == b'\n');
+        let whole = match end {
+            _ if ended => self.bytes.len(),
+            Some(end) => end + 1,
+            None => 0,
+        };
+        let text: Vec<u8> = self.bytes.drain(..whole).collect();
+        String::from_utf8_lossy(&text).lines().try_for_each(output)
+    }
+}
+
 /// A machine that was started; ended when dropped.
 struct Running {
     qemu: Child,
@@ -243,15 +274,17 @@ impl Running {
     }
 
     /// Waits for the job's end, handing over what it prints.
-    fn finish(mut self, job: &Job, output: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<i32> {
+    fn finish(mut self, job: &Job, output: &mut Output<'_>) -> Result<i32> {
         let start = Instant::now();
-        let mut printed = None;
+        let mut printed = Printed::default();
         loop {
             let gone = self.is_gone()?;
             let status = fs::read_to_string(self.share.join("status")).ok();
             // After the looks above, so that nothing is printed behind the last read.
-            self.pass_on(&mut printed, output)?;
+            printed.read(&self.share.join("output"))?;
+            printed.pass_on(false, output)?;
             if let Some(status) = status.and_then(|status| status.trim().parse().ok()) {
+                printed.pass_on(true, output)?;
                 self.power_off()?;
                 return Ok(status);
             }
@@ -263,22 +296,6 @@ impl Running {
             }
             thread::sleep(PAUSE);
         }
-    }
-
-    fn pass_on(
-        &self,
-        printed: &mut Option<File>,
-        output: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        if printed.is_none() {
-            *printed = File::open(self.share.join("output")).ok();
-        }
-        let mut new = Vec::new();
-        if let Some(file) = printed {
-            file.read_to_end(&mut new)
-                .context("cannot read what the guest prints")?;
-        }
-        if new.is_empty() { Ok(()) } else { output(&new) }
     }
 
     /// Gives the guest time to write its logs.

@@ -1,0 +1,454 @@
+//! What processes hold of an RDMA device: queue pairs, connections, memory.
+//!
+//! A process id is given as the reader's pid namespace has it: the agent must be in the node's.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Rdma, RdmaError, device::states, wire};
+use crate::netlink::decode::{Malformed, bytes_at, u16_at};
+
+/// How many objects of a kind there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceCount {
+    /// `qp`, `cq`, `mr`, `pd`, `cm_id`, `ctx`, `srq`.
+    pub kind: String,
+    /// How many there are.
+    pub current: u64,
+    /// How many there can be, where the kernel tells.
+    pub max: Option<u64>,
+}
+
+/// Who holds an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// A process.
+    Process(u32),
+    /// A part of the kernel, by its name.
+    Kernel(String),
+    /// A process of which the reader is not told.
+    Unknown,
+}
+
+states! {
+    /// `enum ib_qp_type` (`rdma/ib_verbs.h`).
+    QpType {
+        0 => Smi "SMI",
+        1 => Gsi "GSI",
+        2 => Rc "RC",
+        3 => Uc "UC",
+        4 => Ud "UD",
+        5 => RawIpv6 "RAW_IPV6",
+        6 => RawEthertype "RAW_ETHERTYPE",
+        8 => RawPacket "RAW_PACKET",
+        9 => XrcInitiator "XRC_INI",
+        10 => XrcTarget "XRC_TGT",
+        0xff => Driver "DRIVER",
+    }
+}
+
+states! {
+    /// `enum ib_qp_state` (`rdma/ib_verbs.h`).
+    QpState {
+        0 => Reset "RESET",
+        1 => Init "INIT",
+        2 => ReadyToReceive "RTR",
+        3 => ReadyToSend "RTS",
+        4 => SendDrained "SQD",
+        5 => SendError "SQE",
+        6 => Error "ERR",
+    }
+}
+
+/// A queue pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePair {
+    /// Its number at this device.
+    pub number: u32,
+    /// The port that it is bound to, if yet.
+    pub port: Option<u32>,
+    /// Its kind.
+    pub kind: QpType,
+    /// How far it has come.
+    pub state: QpState,
+    /// The other side's queue pair, of a connected one.
+    pub remote: Option<u32>,
+    /// The packet sequence number next to be received, of a connected one.
+    pub receive_psn: Option<u32>,
+    /// The packet sequence number next to be sent.
+    pub send_psn: Option<u32>,
+    /// Its protection domain.
+    pub domain: Option<u32>,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+/// A connection of the connection manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CmId {
+    /// Its number, where the kernel gives one.
+    pub id: Option<u32>,
+    /// Its queue pair.
+    pub queue_pair: Option<u32>,
+    /// `RDMA_PS_*` (uapi `rdma/rdma_user_cm.h`): 0x0106 is TCP-like, 0x0111 UDP-like.
+    pub port_space: u32,
+    /// The number of its state (`enum rdma_cm_state`).
+    pub state: u8,
+    /// Its own address.
+    pub source: Option<SocketAddr>,
+    /// The other side's address.
+    pub destination: Option<SocketAddr>,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+/// A memory region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRegion {
+    /// Its number, where the kernel gives one.
+    pub id: Option<u32>,
+    /// Bytes.
+    pub length: u64,
+    /// Its protection domain.
+    pub domain: Option<u32>,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+/// A completion queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletionQueue {
+    /// Its number, where the kernel gives one.
+    pub id: Option<u32>,
+    /// Completions that fit.
+    pub capacity: u32,
+    /// How many use it.
+    pub users: u64,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+/// A protection domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectionDomain {
+    /// Its number, where the kernel gives one.
+    pub id: Option<u32>,
+    /// How many use it.
+    pub users: u64,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+/// An object that the kernel lists.
+pub(super) trait Object: Sized {
+    /// The command that lists them.
+    const COMMAND: u16;
+    /// The attribute that holds them.
+    const LIST: u16;
+    /// The attribute that is one of them.
+    const ENTRY: u16;
+    /// What they are, for error messages.
+    const NAME: &'static str;
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed>;
+}
+
+/// Builds an owner while the attributes of an object are read.
+#[derive(Default)]
+struct OwnerFields {
+    process: Option<u32>,
+    kernel: Option<String>,
+}
+
+impl OwnerFields {
+    fn take(&mut self, kind: u16, value: &[u8]) -> Result<(), Malformed> {
+        match kind {
+            wire::RES_PID => self.process = Some(wire::u32(value)?),
+            wire::RES_KERN_NAME => self.kernel = Some(wire::text(value)?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn owner(self) -> Owner {
+        match (self.kernel, self.process) {
+            (Some(name), _) => Owner::Kernel(name),
+            // 0: the process is in no pid namespace that the reader sees.
+            (None, Some(0) | None) => Owner::Unknown,
+            (None, Some(process)) => Owner::Process(process),
+        }
+    }
+}
+
+impl Object for QueuePair {
+    const COMMAND: u16 = wire::CMD_RES_QP_GET;
+    const LIST: u16 = wire::RES_QP;
+    const ENTRY: u16 = wire::RES_QP_ENTRY;
+    const NAME: &'static str = "queue pairs";
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+        let (mut number, mut kind, mut state) = (None, None, None);
+        let (mut port, mut remote, mut receive_psn, mut send_psn, mut domain) =
+            (None, None, None, None, None);
+        let mut owner = OwnerFields::default();
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_LQPN => number = Some(wire::u32(value)?),
+                wire::RES_TYPE => kind = Some(wire::byte(value)?.into()),
+                wire::RES_STATE => state = Some(wire::byte(value)?.into()),
+                wire::PORT_INDEX => port = Some(wire::u32(value)?),
+                wire::RES_RQPN => remote = Some(wire::u32(value)?),
+                wire::RES_RQ_PSN => receive_psn = Some(wire::u32(value)?),
+                wire::RES_SQ_PSN => send_psn = Some(wire::u32(value)?),
+                wire::RES_PDN => domain = Some(wire::u32(value)?),
+                _ => {}
+            }
+            owner.take(attribute, value)
+        })?;
+        Ok(Self {
+            number: number.ok_or(Malformed)?,
+            kind: kind.ok_or(Malformed)?,
+            state: state.ok_or(Malformed)?,
+            port: port.filter(|&port| port != 0),
+            remote,
+            receive_psn,
+            send_psn,
+            domain,
+            owner: owner.owner(),
+        })
+    }
+}
+
+impl Object for CmId {
+    const COMMAND: u16 = wire::CMD_RES_CM_ID_GET;
+    const LIST: u16 = wire::RES_CM_ID;
+    const ENTRY: u16 = wire::RES_CM_ID_ENTRY;
+    const NAME: &'static str = "connections";
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+        let (mut id, mut queue_pair, mut port_space, mut state) = (None, None, None, None);
+        let (mut source, mut destination) = (None, None);
+        let mut owner = OwnerFields::default();
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_CM_IDN => id = Some(wire::u32(value)?),
+                wire::RES_LQPN => queue_pair = Some(wire::u32(value)?),
+                wire::RES_PS => port_space = Some(wire::u32(value)?),
+                wire::RES_STATE => state = Some(wire::byte(value)?),
+                wire::RES_SRC_ADDR => source = socket_address(value)?,
+                wire::RES_DST_ADDR => destination = socket_address(value)?,
+                _ => {}
+            }
+            owner.take(attribute, value)
+        })?;
+        Ok(Self {
+            id,
+            queue_pair,
+            port_space: port_space.ok_or(Malformed)?,
+            state: state.ok_or(Malformed)?,
+            source,
+            destination,
+            owner: owner.owner(),
+        })
+    }
+}
+
+impl Object for MemoryRegion {
+    const COMMAND: u16 = wire::CMD_RES_MR_GET;
+    const LIST: u16 = wire::RES_MR;
+    const ENTRY: u16 = wire::RES_MR_ENTRY;
+    const NAME: &'static str = "memory regions";
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+        let (mut id, mut length, mut domain) = (None, None, None);
+        let mut owner = OwnerFields::default();
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_MRN => id = Some(wire::u32(value)?),
+                wire::RES_MRLEN => length = Some(wire::u64(value)?),
+                wire::RES_PDN => domain = Some(wire::u32(value)?),
+                _ => {}
+            }
+            owner.take(attribute, value)
+        })?;
+        Ok(Self {
+            id,
+            length: length.ok_or(Malformed)?,
+            domain,
+            owner: owner.owner(),
+        })
+    }
+}
+
+impl Object for CompletionQueue {
+    const COMMAND: u16 = wire::CMD_RES_CQ_GET;
+    const LIST: u16 = wire::RES_CQ;
+    const ENTRY: u16 = wire::RES_CQ_ENTRY;
+    const NAME: &'static str = "completion queues";
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+        let (mut id, mut capacity, mut users) = (None, None, None);
+        let mut owner = OwnerFields::default();
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_CQN => id = Some(wire::u32(value)?),
+                wire::RES_CQE => capacity = Some(wire::u32(value)?),
+                wire::RES_USECNT => users = Some(wire::u64(value)?),
+                _ => {}
+            }
+            owner.take(attribute, value)
+        })?;
+        Ok(Self {
+            id,
+            capacity: capacity.ok_or(Malformed)?,
+            users: users.ok_or(Malformed)?,
+            owner: owner.owner(),
+        })
+    }
+}
+
+impl Object for ProtectionDomain {
+    const COMMAND: u16 = wire::CMD_RES_PD_GET;
+    const LIST: u16 = wire::RES_PD;
+    const ENTRY: u16 = wire::RES_PD_ENTRY;
+    const NAME: &'static str = "protection domains";
+
+    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+        let (mut id, mut users) = (None, None);
+        let mut owner = OwnerFields::default();
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_PDN => id = Some(wire::u32(value)?),
+                wire::RES_USECNT => users = Some(wire::u64(value)?),
+                _ => {}
+            }
+            owner.take(attribute, value)
+        })?;
+        Ok(Self {
+            id,
+            users: users.ok_or(Malformed)?,
+            owner: owner.owner(),
+        })
+    }
+}
+
+/// A `struct sockaddr_in` or `sockaddr_in6`, possibly with the rest of a `sockaddr_storage` behind
+/// it; `None` for an address that is not set or of another family (`sockaddr_ib`).
+fn socket_address(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
+    let port = || bytes_at(value, 2).map(u16::from_be_bytes);
+    let address = match i32::from(u16_at(value, 0)?) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(bytes_at(value, 4)?)),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(bytes_at(value, 8)?)),
+        _ => return Ok(None),
+    };
+    Ok(Some(SocketAddr::new(address, port()?)))
+}
+
+pub(super) fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
+    let mut objects = Vec::new();
+    wire::each_entry(body, T::LIST, T::ENTRY, |entry| {
+        objects.push(T::decode(entry)?);
+        Ok(())
+    })?;
+    Ok(objects)
+}
+
+pub(super) fn decode_summary(body: &[u8]) -> Result<Vec<ResourceCount>, Malformed> {
+    let mut counts = Vec::new();
+    wire::each_entry(body, wire::RES_SUMMARY, wire::RES_SUMMARY_ENTRY, |entry| {
+        let (mut kind, mut current, mut max) = (None, None, None);
+        wire::each(entry, |attribute, value| {
+            match attribute {
+                wire::RES_SUMMARY_ENTRY_NAME => kind = Some(wire::text(value)?),
+                wire::RES_SUMMARY_ENTRY_CURR => current = Some(wire::u64(value)?),
+                wire::RES_SUMMARY_ENTRY_MAX => max = Some(wire::u64(value)?),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        counts.push(ResourceCount {
+            kind: kind.ok_or(Malformed)?,
+            current: current.ok_or(Malformed)?,
+            max,
+        });
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+impl Rdma {
+    /// How many objects of each kind a device has.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn resources(&mut self, device: u32) -> Result<Vec<ResourceCount>, RdmaError> {
+        let request = wire::request(wire::CMD_RES_GET).u32(wire::DEV_INDEX, device);
+        self.get(
+            || format!("count the resources of RDMA device {device}"),
+            request,
+            decode_summary,
+        )
+    }
+
+    /// The queue pairs of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn queue_pairs(&mut self, device: u32) -> Result<Vec<QueuePair>, RdmaError> {
+        self.objects(device)
+    }
+
+    /// The connections of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn cm_ids(&mut self, device: u32) -> Result<Vec<CmId>, RdmaError> {
+        self.objects(device)
+    }
+
+    /// The memory regions of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn memory_regions(&mut self, device: u32) -> Result<Vec<MemoryRegion>, RdmaError> {
+        self.objects(device)
+    }
+
+    /// The completion queues of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn completion_queues(&mut self, device: u32) -> Result<Vec<CompletionQueue>, RdmaError> {
+        self.objects(device)
+    }
+
+    /// The protection domains of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn protection_domains(&mut self, device: u32) -> Result<Vec<ProtectionDomain>, RdmaError> {
+        self.objects(device)
+    }
+
+    fn objects<T: Object>(&mut self, device: u32) -> Result<Vec<T>, RdmaError> {
+        let request = wire::request(T::COMMAND).u32(wire::DEV_INDEX, device);
+        let what = || format!("list the {} of RDMA device {device}", T::NAME);
+        let messages = self.dump(what, request, decode_all::<T>)?;
+        Ok(messages.into_iter().flatten().collect())
+    }
+}
+
+/// Feeds any bytes to every decoder of this file, for the fuzzer.
+pub(super) fn exercise(body: &[u8]) {
+    let _ = decode_summary(body);
+    let _ = decode_all::<QueuePair>(body);
+    let _ = decode_all::<CmId>(body);
+    let _ = decode_all::<MemoryRegion>(body);
+    let _ = decode_all::<CompletionQueue>(body);
+    let _ = decode_all::<ProtectionDomain>(body);
+}

@@ -1,0 +1,76 @@
+//! The lab's SR-IOV card.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+use sluice_tests::{netns::TestNetns, poll::wait_for};
+
+/// The physical function's interface.
+pub(crate) const PF: &str = "eth0";
+
+/// The card, up, in the machine's own namespace; without virtual functions again when dropped.
+pub(crate) struct Card {
+    /// The node.
+    pub(crate) node: TestNetns,
+}
+
+impl Card {
+    /// Brings it up.
+    ///
+    /// # Errors
+    /// Not in the lab.
+    pub(crate) fn up() -> Result<Self> {
+        let card = Self {
+            node: TestNetns::initial()?,
+        };
+        card.set_number(0)?;
+        card.node.set_up(PF)?;
+        card.node.wait_carrier(PF)?;
+        Ok(card)
+    }
+
+    /// Makes so many virtual functions; their interfaces' names, in order.
+    ///
+    /// # Errors
+    /// The kernel refuses, or they get no interfaces.
+    pub(crate) fn functions(&self, number: u32) -> Result<Vec<String>> {
+        self.set_number(0)?;
+        self.set_number(number)?;
+        (0..number).map(|index| self.function(index)).collect()
+    }
+
+    /// The interface of one virtual function in the node's namespace.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub(crate) fn function(&self, index: u32) -> Result<String> {
+        wait_for(&format!("the interface of function {index}"), || {
+            let folder = Self::device().join(format!("virtfn{index}/net"));
+            let Ok(mut entries) = fs::read_dir(folder) else {
+                return Ok(None);
+            };
+            let Some(entry) = entries.next() else {
+                return Ok(None);
+            };
+            Ok(Some(entry?.file_name().into_string().unwrap_or_default()))
+        })
+    }
+
+    fn device() -> PathBuf {
+        PathBuf::from(format!("/sys/class/net/{PF}/device"))
+    }
+
+    fn set_number(&self, number: u32) -> Result<()> {
+        let file = Self::device().join("sriov_numvfs");
+        fs::write(&file, number.to_string())
+            .with_context(|| format!("cannot write {number} to {}", file.display()))
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        if let Err(error) = self.set_number(0) {
+            eprintln!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What needs another kernel or other hardware than the machine at hand: ignored there, run by
+//! `cargo xtask test --lab` in virtual machines. These tests use the machine's own network and run
+//! one after another.
+
+mod card;
+mod modes;
+mod sriov;
