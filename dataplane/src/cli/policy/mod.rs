@@ -3,6 +3,8 @@
 mod test;
 mod text;
 
+use clap::ValueEnum;
+
 use super::Output;
 use crate::api::{
     client::Client,
@@ -49,19 +51,17 @@ pub(super) enum Policy {
         /// Endpoint id
         endpoint: u32,
         /// Whether audit mode is on
-        #[arg(value_parser = on_or_off)]
-        switch: bool,
+        #[arg(value_enum)]
+        switch: Switch,
         #[command(flatten)]
         output: Output,
     },
 }
 
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("say on or off".into()),
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
 }
 
 impl Policy {
@@ -89,7 +89,7 @@ impl Policy {
             } => {
                 let request = AuditRequest {
                     id: endpoint,
-                    audit: switch,
+                    audit: switch == Switch::On,
                 };
                 let policy = client.set_audit(&request).await?;
                 output.print(&policy, |policy| {
