@@ -6,7 +6,8 @@
 //! says otherwise.
 //!
 //! [`LAYOUT`] must be raised when any of these types, or any map's type or
-//! key, changes.
+//! key, changes. The agent takes maps over whose kind and sizes are as before;
+//! where their meaning is not, [`OLDEST_LAYOUT`] must be raised too.
 
 mod flow;
 mod policy;
@@ -19,6 +20,10 @@ pub use policy::{
 /// Version of the map layout; part of every pin's path
 /// (`/sys/fs/bpf/sluice/v<LAYOUT>/`).
 pub const LAYOUT: u32 = 2;
+
+/// The oldest layout whose maps mean what today's do where kind and sizes are
+/// the same; an agent takes them over when it is upgraded.
+pub const OLDEST_LAYOUT: u32 = 1;
 
 /// Largest number of endpoints on one node, by configuration.
 pub const MAX_ENDPOINTS: u32 = 4096;
@@ -47,6 +52,18 @@ pub mod stage {
 /// Word of the packet's scratch space (`__sk_buff.cb`, uapi `linux/bpf.h`) in
 /// which an entry program leaves the endpoint id for the pipeline.
 pub const CB_ENDPOINT: usize = 0;
+/// Word of the same space in which an entry program leaves its [`seen`] mark
+/// for a stand-in behind it. No protocol's own scratch data reaches this far
+/// (`struct inet_skb_parm`, `struct inet6_skb_parm`).
+pub const CB_SEEN: usize = 4;
+
+/// What an endpoint's entry program leaves in a packet. The upper half tells it
+/// from anything that was there before; a packet that has it from another
+/// endpoint, or from the other direction, was not seen here.
+pub const fn seen(endpoint: u32, direction: Direction) -> u32 {
+    0x51ce_0000 | endpoint << 1 | direction as u32
+}
+const _: () = assert!(MAX_ENDPOINTS <= 0x7fff);
 
 /// Types whose every bit pattern is valid and that have no hidden padding, so
 /// that they may be copied to and from a map as plain bytes.
@@ -605,6 +622,80 @@ pub struct LocalAddrKey {
     pub uplink: u32,
 }
 
+coded_enum! {
+    /// Where a [`Carry`] is added.
+    pub enum CarryTo {
+        /// `ep_stats`, by index.
+        EndpointStats = 0 => "ep_stats",
+        /// `drops`.
+        Drops = 1 => "drops",
+        /// `roce_stats`.
+        RoceStats = 2 => "roce_stats",
+        /// `faults`, by index; bytes are nothing.
+        Faults = 3 => "faults",
+        /// `uplink_stats`, by index.
+        UplinkStats = 4 => "uplink_stats",
+        /// `flow_stats`, by index; bytes are nothing.
+        FlowStats = 5 => "flow_stats",
+        /// `would_drop`.
+        WouldDrop = 6 => "would_drop",
+    }
+}
+
+/// What an older map had counted under one key: the packet that the agent runs
+/// the program `carry` on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carry {
+    /// Its place among all that is carried over, from 0. Each is added once,
+    /// however often it is offered.
+    pub number: u64,
+    /// [`CarryTo`].
+    pub to: u32,
+    /// Always zero: where a frame has its ethertype, by which the kernel would
+    /// look for more in it.
+    pub pad: u32,
+    /// Packets, or whatever the map counts.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// The key, as bytes; of an index, the first word.
+    pub key: [u32; 2],
+}
+
+impl Carry {
+    /// What `carry` returns when it has added the record.
+    pub const ADDED: i32 = 0;
+    /// The record's turn is over already, or has not come.
+    pub const OUT_OF_TURN: i32 = 1;
+    /// The map has no room for it, or it is no record.
+    pub const LOST: i32 = 2;
+
+    /// The record as a packet.
+    #[cfg(not(feature = "kernel"))]
+    pub fn octets(&self) -> [u8; 40] {
+        let [first, second] = self.key;
+        let fields = [
+            &self.number.to_ne_bytes()[..],
+            &self.to.to_ne_bytes(),
+            &self.pad.to_ne_bytes(),
+            &self.packets.to_ne_bytes(),
+            &self.bytes.to_ne_bytes(),
+            &first.to_ne_bytes(),
+            &second.to_ne_bytes(),
+        ];
+        let mut octets = [0; 40];
+        let bytes = fields.into_iter().flatten();
+        for (octet, byte) in octets.iter_mut().zip(bytes) {
+            *octet = *byte;
+        }
+        octets
+    }
+}
+
+// SAFETY: repr(C) integers without padding.
+unsafe impl crate::parse::Wire for Carry {}
+
 macro_rules! plain {
     ($($t:ty = $size:literal),+ $(,)?) => {$(
         // SAFETY: repr(C), integers only, no hidden padding (the size below is
@@ -618,6 +709,7 @@ macro_rules! plain {
 plain!(
     Address = 16,
     Counter = 16,
+    Carry = 40,
     EndpointConfig = 24,
     DropKey = 8,
     RoceKey = 8,

@@ -7,6 +7,7 @@
 //! | `policy_ingress`, `policy_egress` | slots of `pipeline` | judge packets of isolated endpoints, count |
 //! | `uplink_xdp`, `uplink_xdp_one` | XDP of an uplink | wire counters, block list |
 //! | `uplink_egress` | TC egress of an uplink | turn frames between the node and its pods around |
+//! | `carry` | none | add what older maps counted, when their sizes or layout change |
 
 #![no_std]
 #![no_main]

@@ -12,7 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{netns::TestNetns, poll::wait_until};
+use crate::{
+    netns::{TestNetns, output},
+    poll::wait_until,
+};
 
 /// The binary under test, from the environment variable `SLUICE_BIN`.
 ///
@@ -22,6 +25,17 @@ pub fn binary() -> Result<PathBuf> {
     env::var_os("SLUICE_BIN")
         .map(PathBuf::from)
         .context("SLUICE_BIN is not set; run the tests with `cargo xtask test`")
+}
+
+/// Copies a binary to where it will be run from. By a process of its own: what
+/// this one has open for writing, a child that another thread is just forking
+/// has too for a moment, and then the file cannot be run.
+///
+/// # Errors
+/// There is no such file, or no room.
+pub fn install(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("install");
+    output(command.arg("--mode=755").args([from, to])).map(drop)
 }
 
 /// How this kernel can hold programs, as `--tc` takes it: by filters on clsact everywhere, and from
@@ -49,6 +63,8 @@ pub struct TestAgent {
     pins: PathBuf,
     node: String,
     options: Vec<String>,
+    /// Another binary than the one under test.
+    binary: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -76,8 +92,27 @@ impl TestAgent {
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
+            binary: None,
             process: None,
         })
+    }
+
+    /// Other options from the next start on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Another binary from the next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
+    }
+
+    /// What it is run from.
+    ///
+    /// # Errors
+    /// The binary is not known.
+    fn program(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(binary, Ok)
     }
 
     /// The pins' folder.
@@ -104,7 +139,7 @@ impl TestAgent {
     /// # Errors
     /// The binary is not known.
     pub fn command(&self) -> Result<Command> {
-        let mut command = self.nsenter(&binary()?);
+        let mut command = self.nsenter(&self.program()?);
         command
             .arg("agent")
             // Nor in /etc.

@@ -109,7 +109,7 @@ pub fn runs_at_tc(frame: &[u8]) -> bool {
 }
 
 /// Where the finished object is: as the build of the `dataplane` crate looks for it.
-pub(crate) fn object_path() -> PathBuf {
+pub fn object_path() -> PathBuf {
     std::env::var_os("SLUICE_BPF_OBJECT").map_or_else(
         || {
             PathBuf::from(concat!(

@@ -1,6 +1,6 @@
 //! A node with macvlan pods and another machine, out of namespaces.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::netns::{TestNetns, output};
 
@@ -55,6 +55,31 @@ impl TestNode {
             let [v4, v6] = addresses(number);
             add_addresses(&pod, POD_INTERFACE, [&v4, &v6])?;
             this.pods.push(pod);
+        }
+        Ok(this)
+    }
+
+    /// Two pods that know each other's MAC address once and for all, and no
+    /// IPv6 anywhere, which would talk of its own accord: what is sent is all
+    /// that flows.
+    ///
+    /// # Errors
+    /// `ip` fails, or a sysctl is not there.
+    pub fn quiet_pair() -> Result<Self> {
+        let this = Self::new(2)?;
+        for (netns, interface) in [(&this.node, UPLINK), (&this.machine, "eth0")] {
+            netns.set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
+        }
+        for pod in &this.pods {
+            pod.set_sysctl(&format!("ipv6/conf/{POD_INTERFACE}/disable_ipv6"), "1")?;
+        }
+        for (here, there) in [(0, 1), (1, 0)] {
+            let [address, _] = addresses(there);
+            let described = this.pods[there].describe(POD_INTERFACE)?;
+            let mac = described["address"].as_str().context("no MAC address")?;
+            this.pods[here].ip(&format!(
+                "neighbor replace {address} lladdr {mac} dev {POD_INTERFACE} nud permanent"
+            ))?;
         }
         Ok(this)
     }

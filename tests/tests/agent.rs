@@ -16,38 +16,8 @@ fn packets(stats: &Value, direction: &str) -> Result<u64> {
     stats[direction]["packets"].as_u64().context("no packets")
 }
 
-/// Two pods on macvlan, quiet: no IPv6 anywhere, which would talk of its own
-/// accord.
-fn quiet_pods() -> Result<TestNode> {
-    let setup = TestNode::new(2)?;
-    for (netns, interface) in [(&setup.node, UPLINK), (&setup.machine, "eth0")] {
-        netns.set_sysctl(&format!("ipv6/conf/{interface}/disable_ipv6"), "1")?;
-    }
-    for pod in &setup.pods {
-        pod.set_sysctl(&format!("ipv6/conf/{POD_INTERFACE}/disable_ipv6"), "1")?;
-    }
-    Ok(setup)
-}
-
-/// Resolves each other's MAC address once and for all, so that a stream is all
-/// that flows.
-fn know_each_other(setup: &TestNode) -> Result<()> {
-    for (here, there) in [(0, 1), (1, 0)] {
-        let [address, _] = addresses(there);
-        let mac = setup.pods[there].describe(POD_INTERFACE)?["address"]
-            .as_str()
-            .context("no MAC address")?
-            .to_owned();
-        setup.pods[here].ip(&format!(
-            "neighbor replace {address} lladdr {mac} dev {POD_INTERFACE} nud permanent"
-        ))?;
-    }
-    Ok(())
-}
-
 fn kill_under_load(options: &[&str]) -> Result<()> {
-    let setup = quiet_pods()?;
-    know_each_other(&setup)?;
+    let setup = TestNode::quiet_pair()?;
     let mut agent = TestAgent::start(&setup.node, options)?;
     let sender = agent.attach(&setup.pods[0], POD_INTERFACE)?;
     let receiver = agent.attach(&setup.pods[1], POD_INTERFACE)?;
@@ -280,7 +250,7 @@ fn take_away(mechanism: &str) -> Result<()> {
 
 #[test]
 fn malformed_packets_are_dropped_by_name_and_told_of() -> Result<()> {
-    let setup = quiet_pods()?;
+    let setup = TestNode::quiet_pair()?;
     let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
     let id = agent.attach(&setup.pods[0], POD_INTERFACE)?;
     let events = setup.node.command("timeout");

@@ -7,7 +7,7 @@ use std::{fs, os::unix::process::CommandExt, process::Command};
 use anyhow::{Context, Result, ensure};
 use nix::{mount::MsFlags, sched::CloneFlags};
 use sluice_tests::{
-    agent::{TestAgent, binary},
+    agent::{TestAgent, binary, install},
     netns::TestNetns,
     node::{POD_INTERFACE, TestNode},
 };
@@ -112,7 +112,7 @@ fn no_root() -> Result<()> {
     let setup = TestNode::new(0)?;
     let folder = tempfile::tempdir()?;
     let copy = folder.path().join("sluice");
-    fs::copy(binary()?, &copy)?;
+    install(&binary()?, &copy)?;
     fs::set_permissions(
         folder.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
@@ -169,23 +169,16 @@ fn pins_that_are_not_ours() -> Result<()> {
     fs::remove_file(&pin)?;
     // Another version's folder.
     fs::create_dir(root.join("v0"))?;
-    fails(&mut agent.command()?, 1, &["v0", "layout 1", "rm -r"])?;
+    fails(&mut agent.command()?, 1, &["v0", "older version", "rm -r"])?;
     fs::remove_dir(root.join("v0"))?;
-    Ok(())
-}
-
-#[test]
-fn maps_of_another_size_are_refused_and_kept() -> Result<()> {
-    let setup = TestNode::new(1)?;
-    let mut agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
-    agent.attach(&setup.pods[0], POD_INTERFACE)?;
-    agent.kill()?;
-    let mut larger = agent.command()?;
-    larger.args(["--max-endpoints", "1024"]);
-    fails(&mut larger, 1, &["endpoints", "max_entries 513, not 1025"])?;
-    agent.restart()?;
-    let endpoints = agent.json(&["endpoints"])?;
-    ensure!(endpoints.as_array().map(Vec::len) == Some(1), "{endpoints}");
+    // Somebody else's.
+    fs::create_dir(root.join("other"))?;
+    fails(
+        &mut agent.command()?,
+        1,
+        &["other", "not of Sluice", "rm -r"],
+    )?;
+    fs::remove_dir(root.join("other"))?;
     Ok(())
 }
 

@@ -11,28 +11,7 @@ use std::sync::Arc;
 use dataplane::policy::compile::{Compiled, Compiler, EndpointPolicy, RuleNumbers, State};
 use dataplane_ebpf::abi::Direction;
 use proptest::prelude::*;
-use sluice_tests::policy::{
-    ADDRESSES, Cluster, PORTS, Packet, Verdict, allows, cluster, endpoints, identity, model,
-};
-
-fn verdict(compiled: &Compiled, policy: &EndpointPolicy, packet: &Packet) -> Verdict {
-    let direction = match packet.ingress {
-        true => Direction::Ingress,
-        false => Direction::Egress,
-    };
-    let Some(table) = policy.table(direction) else {
-        return Verdict::Open;
-    };
-    let port = matches!(packet.protocol, 6 | 17 | 132).then_some(packet.port);
-    let identity = identity(&compiled.addresses, &compiled.prefixes, packet.peer);
-    let allowed = allows(table.entries.iter().map(|(key, _)| key), identity, packet);
-    let found = table.lookup(identity, packet.protocol, port);
-    assert_eq!(found.is_some(), allowed, "the table's own lookup");
-    match allowed {
-        true => Verdict::Allowed,
-        false => Verdict::Denied,
-    }
-}
+use sluice_tests::policy::{ADDRESSES, Cluster, PORTS, Packet, cluster, endpoints, model, verdict};
 
 /// A MultiNetworkPolicy for a pod of which nobody knows the networks isolates
 /// it until they are known; the evaluator does not judge that.
@@ -73,7 +52,7 @@ fn compare(cluster: &Cluster, compiled: &Compiled) -> Result<(), TestCaseError> 
         }
         for packet in &packets {
             prop_assert_eq!(
-                verdict(compiled, policy, packet),
+                verdict(compiled, endpoint.id, packet),
                 cluster.verdict(pod, &endpoint.interface, packet),
                 "{:?} at {} of {}",
                 packet,

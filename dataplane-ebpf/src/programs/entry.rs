@@ -1,9 +1,14 @@
 //! The entry programs, one pair an endpoint. They hold what belongs to one
 //! endpoint, its id, and nothing that an upgrade would change.
 
-use aya_ebpf::{Global, bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    Global,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 use dataplane_ebpf::{
-    abi::{CB_ENDPOINT, Direction, DropReason, stage},
+    abi::{CB_ENDPOINT, CB_SEEN, Direction, DropReason, seen, stage},
     parse::Headers,
 };
 
@@ -25,6 +30,31 @@ pub fn entry_egress(context: TcContext) -> i32 {
     enter(&context, Direction::Egress)
 }
 
+/// Stands in for [`entry_ingress`] on clsact, which runs after TCX, until that
+/// one is in place.
+#[classifier]
+pub fn standin_ingress(context: TcContext) -> i32 {
+    stand_in(&context, Direction::Ingress)
+}
+
+/// As [`standin_ingress`], for packets from the pod.
+#[classifier]
+pub fn standin_egress(context: TcContext) -> i32 {
+    stand_in(&context, Direction::Egress)
+}
+
+/// A packet that the entry program on TCX has seen is judged and counted: while
+/// both are there, each packet is still seen exactly once.
+#[inline(always)]
+fn stand_in(context: &TcContext, direction: Direction) -> i32 {
+    // SAFETY: the context is the kernel's.
+    let seen_as = unsafe { (*context.skb.skb).cb[CB_SEEN] };
+    if seen_as == seen(ENDPOINT_ID.load(), direction) {
+        return TC_ACT_UNSPEC;
+    }
+    enter(context, direction)
+}
+
 #[inline(always)]
 fn enter(context: &TcContext, direction: Direction) -> i32 {
     let endpoint = ENDPOINT_ID.load();
@@ -32,6 +62,7 @@ fn enter(context: &TcContext, direction: Direction) -> i32 {
     // the tail call does not return when it succeeds.
     unsafe {
         (*context.skb.skb).cb[CB_ENDPOINT] = endpoint;
+        (*context.skb.skb).cb[CB_SEEN] = seen(endpoint, direction);
         PIPELINE.tail_call(context, stage_of(direction));
     }
     // Nothing is there to judge the packet: it does not pass.

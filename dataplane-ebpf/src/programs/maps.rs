@@ -132,3 +132,7 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPass, 4096> = LruHashMap::
 /// Endpoint, direction, reason -> packets and bytes that audit mode let pass.
 #[btf_map(name = "would_drop")]
 pub static WOULD_DROP: HashMap<DropKey, Counter, { ENDPOINTS * 8 }, SPARSE> = HashMap::new();
+
+/// How many of the records that an agent carries over are added already.
+#[btf_map(name = "carried")]
+pub static CARRIED: Array<u64, 1> = Array::new();

@@ -1,3 +1,4 @@
+mod carry;
 mod count;
 mod entry;
 mod event;

@@ -4,7 +4,7 @@ use dataplane_ebpf::abi::EndpointConfig;
 
 use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
 use crate::{
-    api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName},
+    api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName, TcMechanism},
     endpoint::{EndpointRecord, Phase},
     link::{Interface, InterfaceKind, IpvlanMode, Netlink, Netns, NetnsId, NetnsRef},
 };
@@ -21,6 +21,16 @@ pub(super) struct Target<'a> {
     pub(super) reference: NetnsRef,
     pub(super) interface: Interface,
     pub(super) pod: Option<PodName>,
+    pub(super) pace: Pace,
+}
+
+/// How an attachment is to come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// For good, however long the kernel takes.
+    Thorough,
+    /// In force at once, with stand-ins where the kernel would take long.
+    Swift,
 }
 
 impl Agent {
@@ -33,6 +43,7 @@ impl Agent {
             netns: &netns,
             interface,
             pod: request.pod.clone(),
+            pace: Pace::Thorough,
         })?;
         self.endpoint(id)
     }
@@ -80,6 +91,7 @@ impl Agent {
 
     /// Attaches an interface under an id that is reserved for it.
     fn attach_as(&self, id: u32, target: Target<'_>) -> Result<()> {
+        let mechanism = self.kernel.mechanism(self.options.tc)?;
         let record = EndpointRecord {
             id,
             phase: Phase::Intent,
@@ -88,9 +100,10 @@ impl Agent {
             interface: target.interface.name.clone(),
             ifindex: target.interface.ifindex,
             pod: target.pod,
-            mechanism: self.kernel.mechanism(self.options.tc)?,
+            mechanism,
             entry_tags: self.entry_tags,
             audit: false,
+            stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
         };
         self.store.put_endpoint(&record)?;
         self.put_in_place(record, target.interface, target.netns)
@@ -135,8 +148,12 @@ impl Agent {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
-        self.kernel
-            .attach(netns, &interface.name, record.id, record.mechanism)?;
+        if record.stand_in {
+            self.kernel.stand_in(netns, &interface.name, record.id)?;
+        } else {
+            self.kernel
+                .attach(netns, &interface.name, record.id, record.mechanism)?;
+        }
         record.phase = Phase::Attached;
         self.store.put_endpoint(&record)?;
         let attached = Attached {
@@ -216,8 +233,7 @@ impl Agent {
             endpoint.interface.name.clone()
         };
         let netns = open_same(&record.netns, record.netns_id);
-        self.kernel
-            .detach(netns.as_ref(), &name, id, record.mechanism)?;
+        self.take_off(record, netns.as_ref(), &name)?;
         {
             // The id is nobody else's until its entries are cleared.
             let mut state = self.state_mut();
@@ -229,6 +245,20 @@ impl Agent {
         self.state_mut().reserved.remove(&id);
         self.sync_policy();
         Ok(())
+    }
+
+    /// Takes an endpoint's programs off its interface.
+    pub(super) fn take_off(
+        &self,
+        record: &EndpointRecord,
+        netns: Option<&Netns>,
+        interface: &str,
+    ) -> Result<()> {
+        let detach = |mechanism| self.kernel.detach(netns, interface, record.id, mechanism);
+        if record.stand_in {
+            detach(TcMechanism::Clsact)?;
+        }
+        Ok(detach(record.mechanism)?)
     }
 
     /// Attaches anew what is recorded as attached and is not. The caller has

@@ -5,6 +5,9 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
+#[cfg(feature = "failpoints")]
+mod failpoint;
+mod hand_over;
 mod policy;
 mod reach;
 mod recover;
@@ -23,6 +26,7 @@ use std::{
 };
 
 pub use error::{Error, Result};
+use hand_over::HandOvers;
 use policy::Policing;
 pub use policy::PolicyOptions;
 use reach::Reach;
@@ -99,6 +103,7 @@ pub struct Agent {
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
+    hand_overs: HandOvers,
 }
 
 /// An interface: its namespace, its index there.
@@ -159,6 +164,7 @@ impl Agent {
     pub fn open(options: Options) -> anyhow::Result<Self> {
         let features = Features::detect()?;
         let store = Store::open(&options.state_dir)?;
+        check_room(&store, options.max_endpoints)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
             identities: options.identities,
@@ -190,6 +196,7 @@ impl Agent {
             policing: Mutex::new(policing),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
+            hand_overs: HandOvers::new(),
         };
         agent.recover()?;
         Ok(agent)
@@ -231,6 +238,19 @@ impl Agent {
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An endpoint's id is its place in the maps: all that are attached must fit.
+fn check_room(store: &Store, max_endpoints: u32) -> Result<()> {
+    let (endpoints, _) = store.endpoints();
+    let last = endpoints.iter().max_by_key(|record| record.id);
+    match last.filter(|record| record.id > max_endpoints) {
+        None => Ok(()),
+        Some(EndpointRecord { id, interface, .. }) => Err(Error::Exhausted(format!(
+            "max_endpoints {max_endpoints} is less than the id of endpoint {id} ({interface}), \
+             which is attached; set it to {id} at least, or detach that endpoint first"
+        ))),
     }
 }
 

@@ -32,6 +32,9 @@ impl Agent {
         self.engage_uplinks();
         self.read_node_addresses();
         self.review_policy();
+        if let Some(counters) = self.kernel.finish_migration()? {
+            tracing::info!("the maps are of this version now; {counters} counters carried over");
+        }
         Ok(())
     }
 
@@ -70,9 +73,9 @@ impl Agent {
         if record.phase == Phase::Intent {
             return self.clear_away(&record);
         }
-        let health = match self.renew(&record, &netns, &interface) {
-            Ok(()) => Health::Attached,
-            Err(error) => Health::Lost(error.to_string()),
+        let (record, health) = match self.renew(record.clone(), &netns, &interface) {
+            Ok(renewed) => (renewed, Health::Attached),
+            Err(error) => (record, Health::Lost(error.to_string())),
         };
         let nsid = self.changes().netlink.ensure_nsid(&netns);
         let attached = Attached {
@@ -85,39 +88,42 @@ impl Agent {
         self.state_mut().endpoints.insert(id, attached);
     }
 
-    /// Makes sure that the endpoint runs this version's entry programs.
-    fn renew(&self, record: &EndpointRecord, netns: &Netns, interface: &Interface) -> Result<()> {
+    /// Makes sure that the endpoint runs this version's entry programs, and no
+    /// stand-ins beside them; the record of it.
+    fn renew(
+        &self,
+        mut record: EndpointRecord,
+        netns: &Netns,
+        interface: &Interface,
+    ) -> Result<EndpointRecord> {
         self.configure(record.id)?;
-        let current = record.entry_tags == self.entry_tags;
+        if record.stand_in {
+            return self.end_stand_in(record, netns, &interface.name);
+        }
+        let current = record.entry_tags == self.entry_tags && !self.kernel.is_migrating();
         let alive = match record.mechanism {
             TcMechanism::Tcx => self.kernel.links_alive(record.id),
             // Attaching replaces the filter, and puts it back if it is gone.
             TcMechanism::Clsact => false,
         };
         if alive && current {
-            return Ok(());
+            return Ok(record);
         }
         if !(alive && self.kernel.refresh(record.id).is_ok()) {
             self.kernel
                 .attach(netns, &interface.name, record.id, record.mechanism)?;
         }
         if !current {
-            let mut record = record.clone();
             record.entry_tags = self.entry_tags;
             self.store.put_endpoint(&record)?;
         }
-        Ok(())
+        Ok(record)
     }
 
     /// Removes what an endpoint whose interface is gone left behind.
     fn clear_away(&self, record: &EndpointRecord) {
         let netns = open_same(&record.netns, record.netns_id);
-        let detached = self.kernel.detach(
-            netns.as_ref(),
-            &record.interface,
-            record.id,
-            record.mechanism,
-        );
+        let detached = self.take_off(record, netns.as_ref(), &record.interface);
         match detached {
             Ok(()) => self.take_back(record.id),
             Err(error) => tracing::warn!("clearing endpoint {} away: {error}", record.id),

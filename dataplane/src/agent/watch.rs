@@ -135,6 +135,9 @@ impl Agent {
             if let Err(error) = self.repair(id, &netns) {
                 tracing::warn!("endpoint {id}: {error}");
             }
+            if record.stand_in {
+                self.schedule_hand_over(id);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn run(self, socket: Option<PathBuf>) -> anyhow::Result<()> {
+        #[cfg(feature = "failpoints")]
+        let _scenario = fail::FailScenario::setup();
         let mut settings = self.settings;
         settings.socket = socket;
         let file = self.config.filter(|path| !path.as_os_str().is_empty());

@@ -42,6 +42,9 @@ pub struct EndpointRecord {
     /// What policy would drop passes, and is only counted and told.
     #[serde(default)]
     pub audit: bool,
+    /// Stand-ins may be in the place of the entry programs, or beside them.
+    #[serde(default)]
+    pub stand_in: bool,
 }
 
 /// One uplink.

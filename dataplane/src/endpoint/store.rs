@@ -461,6 +461,7 @@ mod tests {
             mechanism: TcMechanism::Tcx,
             entry_tags: [1, u64::MAX],
             audit: false,
+            stand_in: false,
         }
     }
 

@@ -74,36 +74,99 @@ impl Kernel {
         endpoint: u32,
         mechanism: TcMechanism,
     ) -> Result<(), KernelError> {
-        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
-        for direction in DIRECTIONS {
-            load_entry(&mut object, direction)?;
-        }
-        // Both in one visit and with nothing between them: a TCX attachment
-        // waits for an RCU grace period, and for two where one is under way,
-        // as the end of a thread or the release of a program begins it.
-        let attached = netns.run(|| {
-            DIRECTIONS.into_iter().try_for_each(|direction| {
-                let program = classifier(&mut object, &entry_name(direction))?;
-                let hook = Hook {
-                    interface,
-                    direction,
-                };
-                match mechanism {
-                    TcMechanism::Tcx => {
-                        let pin = self.pins().endpoint_link(endpoint, direction);
-                        hook.attach_tcx_here(program, &pin)
-                    }
-                    TcMechanism::Clsact => hook.attach_clsact_here(program).map(drop),
+        let attached = self.attach_here(
+            netns,
+            interface,
+            endpoint,
+            |program, hook| match mechanism {
+                TcMechanism::Tcx => {
+                    let pin = self.pins().endpoint_link(endpoint, hook.direction);
+                    hook.attach_tcx_here(program, &pin)
                 }
-            })
-        });
-        let attached = attached
-            .map_err(|error| refused(format!("attaching to {interface}"), &error))
-            .flatten();
+                TcMechanism::Clsact => hook.attach_clsact_here(program).map(drop),
+            },
+            entry_name,
+        );
         if attached.is_err() {
             let _ = self.detach(Some(netns), interface, endpoint, mechanism);
         }
         attached
+    }
+
+    /// Puts filters on clsact in the place of the entry programs, until
+    /// [`Kernel::hand_over`] has put those on TCX: a TCX attachment waits for
+    /// RCU grace periods, which a pod's start need not wait for. When one
+    /// fails, neither stays.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach`].
+    pub fn stand_in(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        endpoint: u32,
+    ) -> Result<(), KernelError> {
+        let attached = self.attach_here(
+            netns,
+            interface,
+            endpoint,
+            |program, hook| hook.attach_clsact_here(program).map(drop),
+            stand_in_name,
+        );
+        if attached.is_err() {
+            let _ = self.detach(Some(netns), interface, endpoint, TcMechanism::Clsact);
+        }
+        attached
+    }
+
+    /// Attaches the entry programs to TCX, unless they are, and only then
+    /// takes their stand-ins away: no packet passes unseen, and none is seen
+    /// twice.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach`]; the stand-ins are still there.
+    pub fn hand_over(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        endpoint: u32,
+    ) -> Result<(), KernelError> {
+        if !self.links_alive(endpoint) {
+            self.attach(netns, interface, endpoint, TcMechanism::Tcx)?;
+        }
+        self.detach(Some(netns), interface, endpoint, TcMechanism::Clsact)
+    }
+
+    /// Loads both programs of an endpoint and attaches them.
+    ///
+    /// Both in one visit to the namespace and with nothing between them: a TCX
+    /// attachment waits for an RCU grace period, and for two where one is
+    /// under way, as the end of a thread or the release of a program begins it.
+    fn attach_here(
+        &self,
+        netns: &Netns,
+        interface: &str,
+        endpoint: u32,
+        attach: impl Fn(&mut SchedClassifier, &Hook<'_>) -> Result<(), KernelError> + Send + Sync,
+        name: fn(Direction) -> String,
+    ) -> Result<(), KernelError> {
+        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
+        for direction in DIRECTIONS {
+            load_program(&mut object, &name(direction))?;
+        }
+        let attached = netns.run(|| {
+            DIRECTIONS.into_iter().try_for_each(|direction| {
+                let program = classifier(&mut object, &name(direction))?;
+                let hook = Hook {
+                    interface,
+                    direction,
+                };
+                attach(program, &hook)
+            })
+        });
+        attached
+            .map_err(|error| refused(format!("attaching to {interface}"), &error))
+            .flatten()
     }
 
     /// Takes both entry programs away. What is gone already is no error;
@@ -203,12 +266,22 @@ fn entry_name(direction: Direction) -> String {
     format!("entry_{}", direction.name())
 }
 
+fn stand_in_name(direction: Direction) -> String {
+    format!("standin_{}", direction.name())
+}
+
 fn load_entry(
     object: &mut Ebpf,
     direction: Direction,
 ) -> Result<&mut SchedClassifier, KernelError> {
-    let name = entry_name(direction);
-    let program = classifier(object, &name)?;
+    load_program(object, &entry_name(direction))
+}
+
+fn load_program<'a>(
+    object: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = classifier(object, name)?;
     program
         .load()
         .map_err(|error| refused(format!("loading {name}"), &error))?;

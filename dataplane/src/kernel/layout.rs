@@ -1,14 +1,16 @@
 //! What each map is: held against pins that are there already, and used to
 //! compute memory.
 
+use std::path::Path;
+
 use aya::maps::{MapInfo, MapType};
 use dataplane_ebpf::abi::{
-    Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentKey,
-    FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PrefixKey, RoceFlow,
-    RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+    Address, CarryTo, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey,
+    FragmentKey, FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PrefixKey,
+    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
 };
 
-use super::{error::KernelError, pins::Pins};
+use super::error::KernelError;
 use crate::api::types::MapStatus;
 
 /// How large the maps are made.
@@ -49,6 +51,20 @@ const PREFIXES: u32 = 65536;
 /// IP packets in pieces followed at once.
 const FRAGMENTS: u32 = 4096;
 
+/// What becomes of what a map holds when it has to be made anew, because its
+/// size or its types changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It is made up again, or missed by nobody.
+    Nothing,
+    /// The entries, by the same keys.
+    Entries,
+    /// The entries, and again those that were added meanwhile: programs fill it.
+    Growing,
+    /// What was counted, added to what is being counted.
+    Counts(CarryTo),
+}
+
 /// One map of the object.
 pub(super) struct MapSpec {
     pub(super) name: &'static str,
@@ -56,6 +72,15 @@ pub(super) struct MapSpec {
     key: u32,
     value: u32,
     pub(super) max_entries: u32,
+    pub(super) keep: Keep,
+}
+
+/// How a pinned map differs from what is expected.
+pub(super) enum Difference {
+    /// In its size alone.
+    Size(String),
+    /// In its kind or types.
+    Make(String),
 }
 
 impl MapSpec {
@@ -66,7 +91,17 @@ impl MapSpec {
             key: size_of::<K>() as u32,
             value: size_of::<V>() as u32,
             max_entries,
+            keep: Keep::Nothing,
         }
+    }
+
+    const fn keep(self, keep: Keep) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// Bytes of one processor's value.
+    pub(super) const fn value_size(&self) -> usize {
+        self.value as usize
     }
 
     /// What `status` says of it.
@@ -93,41 +128,37 @@ impl MapSpec {
         entry * u64::from(self.max_entries)
     }
 
-    /// Compares a pinned map with what this version expects.
-    fn check(&self, pins: &Pins) -> Result<(), KernelError> {
-        let path = pins.map(self.name);
-        if !path.exists() {
-            return Ok(());
+    /// Compares a pinned map with what this version expects; `None` also where
+    /// there is no pin.
+    pub(super) fn difference(&self, pin: &Path) -> Result<Option<Difference>, KernelError> {
+        if !pin.exists() {
+            return Ok(None);
         }
         let fail = |cause: String| KernelError::Pin {
-            path: path.clone(),
+            path: pin.to_owned(),
             cause,
         };
-        let info = MapInfo::from_pin(&path)
+        let info = MapInfo::from_pin(pin)
             .map_err(|error| fail(format!("not a pinned map ({error}); remove it")))?;
         let kind = info.map_type().map_err(|error| fail(error.to_string()))?;
-        let mut differences = Vec::new();
+        let mut make = Vec::new();
         if kind != self.kind {
-            differences.push(format!("kind {kind:?}, not {:?}", self.kind));
+            make.push(format!("kind {kind:?}, not {:?}", self.kind));
         }
         for (what, found, expected) in [
             ("key size", info.key_size(), self.key),
             ("value size", info.value_size(), self.value),
-            ("max_entries", info.max_entries(), self.max_entries),
         ] {
             if found != expected {
-                differences.push(format!("{what} {found}, not {expected}"));
+                make.push(format!("{what} {found}, not {expected}"));
             }
         }
-        if differences.is_empty() {
-            return Ok(());
+        if !make.is_empty() {
+            return Ok(Some(Difference::Make(make.join(", "))));
         }
-        Err(fail(format!(
-            "a map of another make ({}); start the agent as before, or, to lose the counters and \
-             detach every endpoint, remove the pins: rm -r {}",
-            differences.join(", "),
-            pins.folder().display()
-        )))
+        let entries = info.max_entries();
+        Ok((entries != self.max_entries)
+            .then(|| Difference::Size(format!("{entries} entries, not {}", self.max_entries))))
     }
 }
 
@@ -154,49 +185,60 @@ fn kind_name(kind: MapType) -> &'static str {
 /// Every pinned map, at the configured sizes. The object's own sizes are those
 /// of a default node.
 pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
+    use Keep::{Counts, Entries, Growing};
     // Id 0 is nobody's.
     let endpoints = sizes.max_endpoints + 1;
     vec![
         MapSpec::new::<u32, u32>("pipeline", MapType::ProgramArray, stage::SLOTS),
-        MapSpec::new::<u32, EndpointConfig>("endpoints", MapType::Array, endpoints),
-        MapSpec::new::<u32, Counter>("ep_stats", MapType::PerCpuArray, endpoints * 2),
-        MapSpec::new::<DropKey, Counter>("drops", MapType::PerCpuHash, endpoints * 8),
-        MapSpec::new::<RoceKey, Counter>("roce_stats", MapType::PerCpuHash, endpoints * 32),
+        MapSpec::new::<u32, EndpointConfig>("endpoints", MapType::Array, endpoints).keep(Entries),
+        MapSpec::new::<u32, Counter>("ep_stats", MapType::PerCpuArray, endpoints * 2)
+            .keep(Counts(CarryTo::EndpointStats)),
+        MapSpec::new::<DropKey, Counter>("drops", MapType::PerCpuHash, endpoints * 8)
+            .keep(Counts(CarryTo::Drops)),
+        MapSpec::new::<RoceKey, Counter>("roce_stats", MapType::PerCpuHash, endpoints * 32)
+            .keep(Counts(CarryTo::RoceStats)),
         MapSpec::new::<RoceFlowKey, RoceFlow>("roce_flows", MapType::LruHash, ROCE_FLOWS),
         MapSpec::new::<(), ()>("events", MapType::RingBuf, EVENT_BYTES),
         MapSpec::new::<u32, TokenBucket>("event_tokens", MapType::Array, endpoints),
-        MapSpec::new::<u32, u64>("faults", MapType::PerCpuArray, Fault::ALL.len() as u32),
-        MapSpec::new::<u32, UplinkConfig>("uplinks", MapType::Array, MAX_UPLINKS),
+        MapSpec::new::<u32, u64>("faults", MapType::PerCpuArray, Fault::ALL.len() as u32)
+            .keep(Counts(CarryTo::Faults)),
+        MapSpec::new::<u32, UplinkConfig>("uplinks", MapType::Array, MAX_UPLINKS).keep(Entries),
         MapSpec::new::<u32, Counter>(
             "uplink_stats",
             MapType::PerCpuArray,
             MAX_UPLINKS * UPLINK_COUNTERS,
-        ),
-        MapSpec::new::<LocalMacKey, u32>("local_macs", MapType::Hash, endpoints * 2),
-        MapSpec::new::<LocalAddrKey, u32>("local_addrs", MapType::Hash, endpoints * 8),
-        MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, PREFIXES),
-        MapSpec::new::<Address, u32>("identity", MapType::Hash, sizes.identities),
-        MapSpec::new::<PrefixKey, u32>("identity_cidr", MapType::LpmTrie, sizes.identities),
-        MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2),
-        MapSpec::new::<u32, u64>("rule_hits", MapType::Array, MAX_RULES),
-        MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, sizes.flows),
+        )
+        .keep(Counts(CarryTo::UplinkStats)),
+        MapSpec::new::<LocalMacKey, u32>("local_macs", MapType::Hash, endpoints * 2).keep(Entries),
+        MapSpec::new::<LocalAddrKey, u32>("local_addrs", MapType::Hash, endpoints * 8)
+            .keep(Entries),
+        MapSpec::new::<PrefixKey, Counter>("block_list", MapType::LpmTrie, PREFIXES).keep(Entries),
+        MapSpec::new::<Address, u32>("identity", MapType::Hash, sizes.identities).keep(Entries),
+        MapSpec::new::<PrefixKey, u32>("identity_cidr", MapType::LpmTrie, sizes.identities)
+            .keep(Entries),
+        MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2).keep(Entries),
+        MapSpec::new::<u32, u64>("rule_hits", MapType::Array, MAX_RULES).keep(Entries),
+        MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, sizes.flows).keep(Growing),
         // Half as many as answered ones: they live for a round trip.
-        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(2)),
+        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(2))
+            .keep(Growing),
         MapSpec::new::<u32, TokenBucket>("flow_tokens", MapType::Array, endpoints),
         MapSpec::new::<u32, u64>(
             "flow_stats",
             MapType::PerCpuArray,
             FlowCounter::ALL.len() as u32,
-        ),
-        MapSpec::new::<FragmentKey, FragmentPass>("fragments", MapType::LruHash, FRAGMENTS),
-        MapSpec::new::<DropKey, Counter>("would_drop", MapType::Hash, endpoints * 8),
+        )
+        .keep(Counts(CarryTo::FlowStats)),
+        MapSpec::new::<FragmentKey, FragmentPass>("fragments", MapType::LruHash, FRAGMENTS)
+            .keep(Growing),
+        MapSpec::new::<DropKey, Counter>("would_drop", MapType::Hash, endpoints * 8)
+            .keep(Counts(CarryTo::WouldDrop)),
+        MapSpec::new::<u32, u64>(CARRIED, MapType::Array, 1),
     ]
 }
 
-/// Holds every pin that is there against what this version expects.
-pub(super) fn check(pins: &Pins, specs: &[MapSpec]) -> Result<(), KernelError> {
-    specs.iter().try_for_each(|spec| spec.check(pins))
-}
+/// The map that tells how much has been carried over; of each folder its own.
+pub(super) const CARRIED: &str = "carried";
 
 #[cfg(test)]
 mod tests {

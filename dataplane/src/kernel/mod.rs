@@ -2,6 +2,7 @@
 //! maps. Nothing else imports aya.
 
 mod attach;
+mod bytes;
 mod error;
 mod events;
 mod flows;
@@ -9,6 +10,7 @@ mod layout;
 #[cfg(feature = "log")]
 mod log;
 mod maps;
+mod migrate;
 mod object;
 mod pins;
 mod policy;

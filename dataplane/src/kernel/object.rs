@@ -6,14 +6,15 @@ use std::sync::{Mutex, PoisonError};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, ProgramFd, SchedClassifier, Xdp},
 };
 use dataplane_ebpf::abi::{MAX_ENDPOINTS, MAX_UPLINKS, stage};
 
 use super::{
     Features, Maps, Sizes,
     error::{KernelError, refused},
-    layout,
+    layout::{self, MapSpec},
+    migrate::Migration,
     pins::Pins,
     policy::PolicyMaps,
 };
@@ -47,6 +48,8 @@ pub struct Kernel {
     loader: Mutex<EbpfLoader<'static>>,
     maps: Maps,
     pipeline: String,
+    /// Older maps whose counts are still to be carried over.
+    migration: Mutex<Option<Migration>>,
     #[cfg(feature = "log")]
     logger: Mutex<Option<super::Logger>>,
 }
@@ -61,27 +64,56 @@ impl Kernel {
     pub fn open(features: Features, pins: Pins, sizes: Sizes) -> Result<Self, KernelError> {
         pins.prepare()?;
         let specs = layout::maps(sizes);
-        layout::check(&pins, &specs)?;
+        let migration = Migration::begin(&pins, &specs)?;
+        match Self::open_maps(features, pins, sizes, &specs, migration.as_ref()) {
+            Ok(mut kernel) => {
+                kernel.migration = Mutex::new(migration);
+                Ok(kernel)
+            }
+            Err(error) => {
+                if let Some(migration) = migration {
+                    migration.abandon();
+                }
+                Err(error)
+            }
+        }
+    }
 
+    fn open_maps(
+        features: Features,
+        pins: Pins,
+        sizes: Sizes,
+        specs: &[MapSpec],
+        migration: Option<&Migration>,
+    ) -> Result<Self, KernelError> {
         let mut loader = EbpfLoader::new();
         // Nothing here is relocated against the kernel's types; their
         // description would only take tens of megabytes.
         loader.btf(None);
-        for spec in &specs {
+        for spec in specs {
             loader.map_pin_path(spec.name, pins.map(spec.name));
             loader.map_max_entries(spec.name, spec.max_entries);
         }
         let mut object = load(&mut loader)?;
-        let (pipeline, types) = fill_slots(&mut object, &features)?;
-        let policy = PolicyMaps::take(&mut object, OBJECT, types)?;
+        let pipeline = Pipeline::load(&mut object, &features)?;
+        let policy = PolicyMaps::take(&mut object, OBJECT, pipeline.types)?;
         let maps = Maps::take(&mut object, policy)?;
+        if let Some(migration) = migration {
+            migration.copy(specs)?;
+            migration.move_links()?;
+        }
+        pipeline.put_in_place(&mut object)?;
+        if let Some(migration) = migration {
+            migration.copy_again(specs)?;
+        }
         Ok(Self {
             features,
             pins,
             sizes,
             loader: Mutex::new(loader),
             maps,
-            pipeline,
+            pipeline: pipeline.tags.join("/"),
+            migration: Mutex::default(),
             #[cfg(feature = "log")]
             logger: Mutex::new(Some(super::Logger::open(&mut object)?)),
         })
@@ -118,6 +150,34 @@ impl Kernel {
     /// from their instructions.
     pub fn pipeline(&self) -> &str {
         &self.pipeline
+    }
+
+    /// Whether maps of another layout or size are being taken over: every
+    /// attachment then needs programs that use the new ones.
+    pub fn is_migrating(&self) -> bool {
+        let migration = self.migration.lock();
+        migration.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Carries over what those maps had counted, when no attachment uses them
+    /// any more; returns how many numbers.
+    ///
+    /// # Errors
+    /// The kernel refuses; what is left is done at the next start.
+    pub fn finish_migration(&self) -> Result<Option<usize>, KernelError> {
+        let mut slot = self
+            .migration
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(migration) = slot.take() else {
+            return Ok(None);
+        };
+        let mut object = self.instance(ENDPOINT_ID, 0)?;
+        let carry = classifier(&mut object, "carry")?;
+        carry
+            .load()
+            .map_err(|error| refused("loading carry", &error))?;
+        migration.finish(&layout::maps(self.sizes), carry).map(Some)
     }
 
     /// The maps with their memory on this node.
@@ -158,51 +218,67 @@ fn load(loader: &mut EbpfLoader<'static>) -> Result<Ebpf, KernelError> {
         .map_err(|error| refused("loading the eBPF object", &error))
 }
 
-/// Loads the pipeline and replaces the slots' programs; the kernel swaps each
-/// pointer at once, so no packet meets an empty slot. What comes later in a
-/// packet's way is replaced first. Returns the programs' tags and the number of
-/// the types that came with them.
-fn fill_slots(object: &mut Ebpf, features: &Features) -> Result<(String, u32), KernelError> {
-    let mut tags = Vec::new();
-    let mut types = 0;
-    let mut programs = Vec::new();
-    for (slot, name) in [
-        (stage::POLICY_INGRESS, "policy_ingress"),
-        (stage::POLICY_EGRESS, "policy_egress"),
-        (stage::INGRESS, "pipeline_ingress"),
-        (stage::EGRESS, "pipeline_egress"),
-    ] {
-        let program = classifier(object, name)?;
-        program.load().map_err(|error| {
-            refused(
-                format!(
-                    "loading {name} on kernel {} (Sluice needs Linux 5.15 or newer)",
-                    features.release
-                ),
-                &error,
-            )
-        })?;
-        let describe = |error| refused(format!("asking for {name}"), &error);
-        let info = program.info().map_err(describe)?;
-        tags.push(format!("{:016x}", info.tag()));
-        types = info.btf_id().unwrap_or(types);
-        let fd = program.fd().map_err(describe)?.try_clone();
-        programs.push((
-            slot,
-            fd.map_err(|error| refused("duplicating a program's descriptor", &error))?,
-        ));
+/// The programs of the pipeline's slots.
+struct Pipeline {
+    programs: Vec<(u32, ProgramFd)>,
+    tags: Vec<String>,
+    /// The number of the types that came with them.
+    types: u32,
+}
+
+impl Pipeline {
+    /// Loads the programs; no packet meets them yet.
+    fn load(object: &mut Ebpf, features: &Features) -> Result<Self, KernelError> {
+        let mut pipeline = Self {
+            programs: Vec::new(),
+            tags: Vec::new(),
+            types: 0,
+        };
+        for (slot, name) in [
+            (stage::POLICY_INGRESS, "policy_ingress"),
+            (stage::POLICY_EGRESS, "policy_egress"),
+            (stage::INGRESS, "pipeline_ingress"),
+            (stage::EGRESS, "pipeline_egress"),
+        ] {
+            let program = classifier(object, name)?;
+            program.load().map_err(|error| {
+                refused(
+                    format!(
+                        "loading {name} on kernel {} (Sluice needs Linux 5.15 or newer)",
+                        features.release
+                    ),
+                    &error,
+                )
+            })?;
+            let describe = |error| refused(format!("asking for {name}"), &error);
+            let info = program.info().map_err(describe)?;
+            pipeline.tags.push(format!("{:016x}", info.tag()));
+            pipeline.types = info.btf_id().unwrap_or(pipeline.types);
+            let fd = program.fd().map_err(describe)?.try_clone();
+            pipeline.programs.push((
+                slot,
+                fd.map_err(|error| refused("duplicating a program's descriptor", &error))?,
+            ));
+        }
+        Ok(pipeline)
     }
-    let map = object
-        .map_mut("pipeline")
-        .ok_or_else(|| missing("map pipeline"))?;
-    let mut slots =
-        ProgramArray::try_from(map).map_err(|error| refused("opening map pipeline", &error))?;
-    for (slot, fd) in &programs {
-        slots
-            .set(*slot, fd, 0)
-            .map_err(|error| refused(format!("filling slot {slot} of map pipeline"), &error))?;
+
+    /// Replaces the slots' programs; the kernel swaps each pointer at once, so
+    /// no packet meets an empty slot. What comes later in a packet's way is
+    /// replaced first.
+    fn put_in_place(&self, object: &mut Ebpf) -> Result<(), KernelError> {
+        let map = object
+            .map_mut("pipeline")
+            .ok_or_else(|| missing("map pipeline"))?;
+        let mut slots =
+            ProgramArray::try_from(map).map_err(|error| refused("opening map pipeline", &error))?;
+        for (slot, fd) in &self.programs {
+            slots
+                .set(*slot, fd, 0)
+                .map_err(|error| refused(format!("filling slot {slot} of map pipeline"), &error))?;
+        }
+        Ok(())
     }
-    Ok((tags.join("/"), types))
 }
 
 /// A TC program of the object.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dataplane_ebpf::abi::{Direction, LAYOUT};
+use dataplane_ebpf::abi::{Direction, LAYOUT, OLDEST_LAYOUT};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::error::KernelError;
@@ -60,46 +60,82 @@ impl Pins {
         [self.uplink_xdp(uplink), self.uplink_egress(uplink)]
     }
 
-    fn links(&self) -> PathBuf {
+    pub(super) fn links(&self) -> PathBuf {
         self.folder().join("links")
     }
 
-    /// Makes the folders, after a look at what is there already.
+    /// Where the pins of another layout or size are kept while their contents
+    /// go over to new maps.
+    pub(super) fn previous(&self) -> PathBuf {
+        self.root.join("previous")
+    }
+
+    /// What is only left to be removed.
+    pub(super) fn discarded(&self) -> PathBuf {
+        self.root.join("discarded")
+    }
+
+    /// Makes the root, after a look at where it is.
     ///
     /// # Errors
-    /// Not on bpffs, pins of another layout, or no permission.
+    /// Not on bpffs, or no permission.
     pub fn prepare(&self) -> Result<(), KernelError> {
-        let fail = |cause: String| KernelError::Pin {
-            path: self.root.clone(),
-            cause,
-        };
         let existing = self
             .root
             .ancestors()
             .find(|path| path.exists())
             .unwrap_or(Path::new("/"));
-        let kind = statfs(existing).map_err(|error| fail(error.to_string()))?;
+        let kind = statfs(existing).map_err(|error| fail(&self.root, error))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
             return Err(KernelError::Unsupported(format!(
                 "{}: not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf",
                 self.root.display()
             )));
         }
-        fs::create_dir_all(self.links()).map_err(|error| fail(error.to_string()))?;
-        for entry in fs::read_dir(&self.root).map_err(|error| fail(error.to_string()))? {
-            let path = entry.map_err(|error| fail(error.to_string()))?.path();
-            if path != self.folder() {
-                return Err(KernelError::Pin {
-                    path: path.clone(),
-                    cause: format!(
-                        "not of this version of Sluice (map layout {LAYOUT}); \
-                         if nothing uses it any more, remove it: rm -r {}",
-                        path.display()
-                    ),
-                });
+        fs::create_dir_all(&self.root).map_err(|error| fail(&self.root, error))
+    }
+
+    /// Makes the folders of this layout.
+    pub(super) fn make_folders(&self) -> Result<(), KernelError> {
+        fs::create_dir_all(self.links()).map_err(|error| fail(&self.links(), error))
+    }
+
+    /// The folder of another layout that this version can take over, if there
+    /// is one.
+    ///
+    /// # Errors
+    /// One that it cannot, or something that is nobody's.
+    pub(super) fn other_layout(&self) -> Result<Option<PathBuf>, KernelError> {
+        let known = [self.folder(), self.previous(), self.discarded()];
+        let mut found = None;
+        for entry in fs::read_dir(&self.root).map_err(|error| fail(&self.root, error))? {
+            let path = entry.map_err(|error| fail(&self.root, error))?.path();
+            if known.contains(&path) {
+                continue;
             }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let layout = name
+                .strip_prefix('v')
+                .and_then(|number| number.parse().ok());
+            let what = match layout {
+                Some(OLDEST_LAYOUT..LAYOUT) if found.is_none() => {
+                    found = Some(path);
+                    continue;
+                }
+                Some(LAYOUT..) => "of a newer version of Sluice",
+                Some(_) => "of an older version of Sluice that this one cannot take over",
+                None => "not of Sluice",
+            };
+            return Err(fail(
+                &path,
+                format!(
+                    "{what} (this one's map layout is {LAYOUT}); start the version that made it, \
+                     or, if nothing uses it any more, remove it: rm -r {}",
+                    path.display()
+                ),
+            ));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Names in this layout's folder that are no maps of ours.
@@ -130,13 +166,17 @@ impl Pins {
     }
 }
 
+fn fail(path: &Path, cause: impl ToString) -> KernelError {
+    KernelError::Pin {
+        path: path.to_owned(),
+        cause: cause.to_string(),
+    }
+}
+
 /// Removes a pin; one that is not there is as good.
 pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::Pin {
-            path: path.to_owned(),
-            cause: error.to_string(),
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(path, error)),
         _ => Ok(()),
     }
 }

@@ -5,12 +5,18 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-/// `BPF_MAP_DELETE_ELEM` and `BPF_BTF_GET_FD_BY_ID` (`enum bpf_cmd`, uapi
-/// `linux/bpf.h`).
+/// `enum bpf_cmd`, uapi `linux/bpf.h`.
+const MAP_LOOKUP: i32 = 1;
+const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
+const MAP_NEXT_KEY: i32 = 4;
+const MAP_BY_ID: i32 = 14;
 const BTF_BY_ID: i32 = 19;
 
-/// What `BPF_MAP_DELETE_ELEM` reads of `union bpf_attr`.
+/// `MEMBARRIER_CMD_GLOBAL` (uapi `linux/membarrier.h`).
+const MEMBARRIER_GLOBAL: i32 = 1;
+
+/// What the commands on a map's elements read of `union bpf_attr`.
 #[repr(C)]
 struct MapElement {
     map_fd: u32,
@@ -20,7 +26,7 @@ struct MapElement {
     flags: u64,
 }
 
-/// What `BPF_BTF_GET_FD_BY_ID` reads of `union bpf_attr`.
+/// What the commands that open by number read of `union bpf_attr`.
 #[repr(C)]
 struct ObjectId {
     id: u32,
@@ -30,31 +36,77 @@ struct ObjectId {
 
 /// Empties a slot of an array of maps.
 pub(super) fn clear_slot(map: impl AsFd, index: u32) -> io::Result<()> {
-    let element = MapElement {
-        map_fd: map.as_fd().as_raw_fd() as u32,
-        pad: 0,
-        key: (&raw const index).addr() as u64,
-        value: 0,
-        flags: 0,
-    };
-    bpf(MAP_DELETE, &element).map(drop)
+    let key = index.to_ne_bytes();
+    bpf(MAP_DELETE, &element(&map, Some(&key), 0, 0)).map(drop)
+}
+
+/// Reads the value under `key` into `value`, which has the size that the map's
+/// values have for user space.
+pub(super) fn lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let value = value.as_mut_ptr().addr() as u64;
+    bpf(MAP_LOOKUP, &element(&map, Some(key), value, 0)).map(drop)
+}
+
+/// Writes the value under `key`; `flags` as `BPF_NOEXIST` and its like.
+pub(super) fn update(map: impl AsFd, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    let value = value.as_ptr().addr() as u64;
+    bpf(MAP_UPDATE, &element(&map, Some(key), value, flags)).map(drop)
+}
+
+/// Writes the key that follows `key` (or the first) into `next`; false at the
+/// end.
+pub(super) fn next_key(map: impl AsFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let next = next.as_mut_ptr().addr() as u64;
+    match bpf(MAP_NEXT_KEY, &element(&map, key, next, 0)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a map that the kernel holds.
+pub(super) fn map(id: u32) -> io::Result<OwnedFd> {
+    open(MAP_BY_ID, id)
 }
 
 /// Opens a type description that the kernel holds.
 pub(super) fn btf(id: u32) -> io::Result<OwnedFd> {
+    open(BTF_BY_ID, id)
+}
+
+/// Returns when every packet that was in a program has left it: the command
+/// waits for an RCU grace period. False where the kernel does not offer it (on
+/// processors without a tick).
+pub(super) fn wait_for_programs() -> bool {
+    // SAFETY: no pointer is passed.
+    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) == 0 }
+}
+
+fn element(map: &impl AsFd, key: Option<&[u8]>, value: u64, flags: u64) -> MapElement {
+    MapElement {
+        map_fd: map.as_fd().as_raw_fd() as u32,
+        pad: 0,
+        key: key.map_or(0, |key| key.as_ptr().addr() as u64),
+        value,
+        flags,
+    }
+}
+
+fn open(command: i32, id: u32) -> io::Result<OwnedFd> {
     let object = ObjectId {
         id,
         next_id: 0,
         open_flags: 0,
     };
-    let fd = bpf(BTF_BY_ID, &object)?;
+    let fd = bpf(command, &object)?;
     // SAFETY: the kernel has just made the descriptor, for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of a value that lives
-    // through the call, and through its one pointer a key that does too.
+    // through the call, and through its pointers keys and values of the map's
+    // sizes that do too.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

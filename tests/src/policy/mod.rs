@@ -14,5 +14,5 @@ mod random;
 
 pub use lab::{NETWORK, PolicyFolder, namespace, pod, policy};
 pub use naive::{Cluster, Packet, Verdict};
-pub use plain::{allows, endpoints, identity, model};
+pub use plain::{allows, endpoints, identity, model, verdict};
 pub use random::{ADDRESSES, PORTS, cluster};

@@ -4,14 +4,15 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use dataplane::policy::{
-    compile::{Endpoint, Key, Ports},
+    compile::{Compiled, Endpoint, Key, Ports},
     model::{Model, PodName},
     source::read_objects,
 };
+use dataplane_ebpf::abi::Direction;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Cluster, Packet};
+use super::{Cluster, Packet, Verdict};
 
 /// An address's identity, by the rules of the kernel's two maps.
 pub fn identity(
@@ -112,4 +113,24 @@ pub fn endpoints(cluster: &Cluster) -> Vec<(&Value, Endpoint)> {
         }
     }
     endpoints
+}
+
+/// What the compiled tables say, which must be what their own lookup says.
+pub fn verdict(compiled: &Compiled, endpoint: u32, packet: &Packet) -> Verdict {
+    let direction = match packet.ingress {
+        true => Direction::Ingress,
+        false => Direction::Egress,
+    };
+    let Some(table) = compiled.endpoints[&endpoint].table(direction) else {
+        return Verdict::Open;
+    };
+    let port = matches!(packet.protocol, 6 | 17 | 132).then_some(packet.port);
+    let identity = identity(&compiled.addresses, &compiled.prefixes, packet.peer);
+    let allowed = allows(table.entries.iter().map(|(key, _)| key), identity, packet);
+    let found = table.lookup(identity, packet.protocol, port);
+    assert_eq!(found.is_some(), allowed, "the table's own lookup");
+    match allowed {
+        true => Verdict::Allowed,
+        false => Verdict::Denied,
+    }
 }

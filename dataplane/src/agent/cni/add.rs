@@ -1,7 +1,10 @@
 //! ADD: intent, act, done.
 
 use super::{
-    super::{Agent, Error, Result, attach::Target},
+    super::{
+        Agent, Error, Result,
+        attach::{Pace, Target},
+    },
     describe,
 };
 use crate::{
@@ -79,14 +82,15 @@ impl Agent {
     }
 
     fn adopt_interfaces(&self, mut record: AttachmentRecord, netns: &Netns) -> Result<AddAnswer> {
-        fail::fail_point!("cni::add::before_intent", super::failpoint);
+        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", super::failpoint);
+        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
         let interfaces = self.attach_all(&record, netns)?;
-        fail::fail_point!("cni::add::after_attach", super::failpoint);
+        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_done", super::failpoint);
+        fail::fail_point!("cni::add::after_done", crate::agent::failpoint::act);
+        self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
             ..AddAnswer::default()
@@ -115,28 +119,28 @@ impl Agent {
         if let Some(host_reach) = create.host_reach {
             self.ensure_uplink(&spec.master, host_reach)?;
         }
-        fail::fail_point!("cni::add::before_intent", super::failpoint);
+        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
         // From here on an interface of this name is ours.
         record.made = Some(Made::Child { ifindex: None });
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", super::failpoint);
+        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
         let created = Netlink::open(&self.home)?.create_child(&spec, netns);
         if let Err(error) = created {
             record.made = None;
             self.keep_attachment(&record)?;
             return Err(error.into());
         }
-        fail::fail_point!("cni::add::after_create", super::failpoint);
+        fail::fail_point!("cni::add::after_create", crate::agent::failpoint::act);
         let interface = inside.interface(&name)?;
         record.made = Some(Made::Child {
             ifindex: Some(interface.ifindex),
         });
         let interfaces = vec![describe(&interface)];
         self.attach_one(&record, netns, interface)?;
-        fail::fail_point!("cni::add::after_attach", super::failpoint);
+        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
         record.stage = Stage::Created;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_created", super::failpoint);
+        fail::fail_point!("cni::add::after_created", crate::agent::failpoint::act);
         Ok(AddAnswer {
             interfaces,
             ..AddAnswer::default()
@@ -173,6 +177,7 @@ impl Agent {
             reference: record.netns.clone(),
             interface,
             pod: record.pod.clone(),
+            pace: Pace::Swift,
         })
     }
 

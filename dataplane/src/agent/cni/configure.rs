@@ -32,7 +32,7 @@ impl Agent {
         else {
             return Err(Error::Internal(format!("{attachment} has no interface")));
         };
-        fail::fail_point!("cni::configure::before", super::failpoint);
+        fail::fail_point!("cni::configure::before", crate::agent::failpoint::act);
         let work = Work {
             request,
             netns: &netns,
@@ -40,7 +40,10 @@ impl Agent {
         };
         let through_node = self.routes_through_node(&record, request)?;
         work.run(&through_node)?;
-        fail::fail_point!("cni::configure::after_addresses", super::failpoint);
+        fail::fail_point!(
+            "cni::configure::after_addresses",
+            crate::agent::failpoint::act
+        );
         let mut result = request.result.clone();
         if let Some(routes) = result
             .get_mut("routes")
@@ -51,7 +54,8 @@ impl Agent {
         record.result = Some(result);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::configure::after_done", super::failpoint);
+        fail::fail_point!("cni::configure::after_done", crate::agent::failpoint::act);
+        self.settle_attachment(&record);
         Ok(ConfigureAnswer { through_node })
     }
 

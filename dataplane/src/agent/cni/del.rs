@@ -51,19 +51,19 @@ impl Agent {
         if let Some(record) = self.attachment(attachment) {
             self.undo(&record)?;
         }
-        fail::fail_point!("cni::del::before_forget", super::failpoint);
+        fail::fail_point!("cni::del::before_forget", crate::agent::failpoint::act);
         // Even without a record in memory: a file that could not be read has
         // no other way out.
         self.store.remove_attachment(attachment)?;
         self.state_mut().attachments.remove(attachment);
-        fail::fail_point!("cni::del::after_forget", super::failpoint);
+        fail::fail_point!("cni::del::after_forget", crate::agent::failpoint::act);
         self.store.remove_tombstone(attachment)?;
         Ok(())
     }
 
     /// Takes back all that was done for an attachment, in the reverse order.
     fn undo(&self, record: &AttachmentRecord) -> Result<()> {
-        fail::fail_point!("cni::del::before_undo", super::failpoint);
+        fail::fail_point!("cni::del::before_undo", crate::agent::failpoint::act);
         let mut failures = Vec::new();
         let mut note = |done: Result<()>| {
             if let Err(error) = done {
@@ -75,7 +75,7 @@ impl Agent {
         if let (Some(made), Some(netns)) = (&record.made, &netns) {
             note(unmake(made, record.attachment.ifname(), netns));
         }
-        fail::fail_point!("cni::del::after_unmake", super::failpoint);
+        fail::fail_point!("cni::del::after_unmake", crate::agent::failpoint::act);
         for id in self.endpoints_of(record) {
             note(match self.remove(id) {
                 // Link events may have been faster.
@@ -83,7 +83,7 @@ impl Agent {
                 other => other,
             });
         }
-        fail::fail_point!("cni::del::after_detach", super::failpoint);
+        fail::fail_point!("cni::del::after_detach", crate::agent::failpoint::act);
         if failures.is_empty() {
             Ok(())
         } else {

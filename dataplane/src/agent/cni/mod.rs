@@ -47,6 +47,13 @@ impl Agent {
         self.state().attachments.get(attachment).cloned()
     }
 
+    /// Has the stand-ins replaced, now that the runtime need not wait for it.
+    fn settle_attachment(&self, record: &AttachmentRecord) {
+        for id in self.endpoints_of(record) {
+            self.schedule_hand_over(id);
+        }
+    }
+
     /// Writes how far an attachment has come.
     fn keep_attachment(&self, record: &AttachmentRecord) -> Result<()> {
         match record.stage {
@@ -72,15 +79,4 @@ fn describe(interface: &Interface) -> AddedInterface {
             .filter(|device| device.bus == "pci")
             .map(|device| device.name.clone()),
     }
-}
-
-/// What happens at a failpoint that a test has set with `return(...)`: `kill`
-/// kills the agent at once, any other text fails the request with it.
-#[cfg(feature = "failpoints")]
-fn failpoint<T>(what: Option<String>) -> Result<T> {
-    let what = what.unwrap_or_default();
-    if what == "kill" {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::SIGKILL);
-    }
-    Err(super::Error::Internal(format!("failpoint: {what}")))
 }

@@ -81,7 +81,9 @@ pub(crate) fn markdown(rows: &[Row]) -> Result<String> {
         "\nEach case ran in turn with its baseline, in the same run: a program that does nothing, \
          the bare interface, the bare system calls. The columns p50, p90 and p99 are over the \
          samples, the baseline is the median of its own samples, and a bar is held against the \
-         median. A name's first part is what `--only` takes.\n\n",
+         median. Traffic is measured in pairs: its ratio, which the bar is held against, is the \
+         median of the pairs' ratios, and `-bare-again` shows what noise alone makes of it. \
+         A name's first part is what `--only` takes.\n\n",
     );
     // Writing to a String cannot fail.
     let _ = writeln!(text, "| {} |", HEAD.join(" | "));

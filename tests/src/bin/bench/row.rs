@@ -17,7 +17,8 @@ pub(crate) struct Row {
     pub(crate) p99: f64,
     /// Median of what was measured beside it in the same run.
     pub(crate) baseline: Option<f64>,
-    /// `p50` over `baseline`.
+    /// `p50` over `baseline`; of samples taken in pairs, the median of the pairs' ratios, which a
+    /// machine that is busier now than then does not move.
     pub(crate) ratio: Option<f64>,
     /// What `p50` has to keep, where a bar is set.
     pub(crate) bar: Option<String>,
@@ -64,6 +65,26 @@ impl Row {
             Some(percentile(baseline, 50)),
             bar,
         )
+    }
+
+    /// A row of samples, each taken shortly before or after the one of the same number in
+    /// `baseline`.
+    pub(crate) fn paired(
+        name: impl Into<String>,
+        unit: &'static str,
+        samples: &[f64],
+        baseline: &[f64],
+        bar: Bar,
+    ) -> Self {
+        let pairs = samples.iter().zip(baseline);
+        let ratios: Vec<_> = pairs.map(|(sample, base)| sample / base).collect();
+        let mut row = Self::beside(name, unit, samples, baseline, bar);
+        let ratio = percentile(&ratios, 50);
+        row.ratio = Some(ratio);
+        if let Bar::PartOfBaseline(part) = bar {
+            row.holds = Some(ratio >= part);
+        }
+        row
     }
 
     fn new(
@@ -128,6 +149,19 @@ mod tests {
             [50, 90, 99].map(|p| percentile(&[3.0, 1.0, 2.0], p)),
             [2.0, 3.0, 3.0]
         );
+    }
+
+    #[test]
+    fn pairs_are_compared_one_by_one() {
+        // The machine became three times as fast; what is compared did not.
+        let row = Row::paired(
+            "x",
+            "1/s",
+            &[98.0, 97.0, 294.0],
+            &[100.0, 100.0, 300.0],
+            Bar::PartOfBaseline(0.97),
+        );
+        assert_eq!((row.ratio, row.holds), (Some(0.98), Some(true)));
     }
 
     #[test]

@@ -27,10 +27,13 @@ use crate::{
 /// The processor that all of the traffic runs on.
 const CPU: usize = 1;
 /// Samples of each kind, taken in turn.
-const ROUNDS: usize = 24;
-const ROUNDS_IPERF: usize = 12;
+const ROUNDS: usize = 60;
+const ROUNDS_IPERF: usize = 16;
 /// How long a sample of requests and responses takes.
-const SAMPLE: Duration = Duration::from_millis(500);
+const SAMPLE: Duration = Duration::from_millis(200);
+/// What the kernel is given to be done with attachments, detachments and the memory of programs
+/// that are gone, before a sample.
+const SETTLE: Duration = Duration::from_millis(60);
 /// Bytes of a request, and of a response.
 const MESSAGE: usize = 64;
 const PORT: u16 = 7777;
@@ -40,12 +43,14 @@ const BAR: Bar = Bar::PartOfBaseline(0.97);
 #[derive(Clone, Copy)]
 enum Load {
     Bare,
+    /// The same again: how far apart two measurements of one thing lie here.
+    BareAgain,
     /// Programs that do nothing, to tell the price of the hooks from that of our programs.
     Empty,
     Attached,
 }
 
-const LOADS: [Load; 3] = [Load::Bare, Load::Empty, Load::Attached];
+const LOADS: [Load; 4] = [Load::Bare, Load::BareAgain, Load::Empty, Load::Attached];
 
 /// Samples by [`Load`].
 type Samples = [Vec<f64>; LOADS.len()];
@@ -75,7 +80,11 @@ impl Pods {
     }
 
     /// Takes samples of every load in turn, each round in another order.
-    fn compare(&self, rounds: usize, mut sample: impl FnMut() -> Result<f64>) -> Result<Samples> {
+    fn compare(&self, rounds: usize, mut take: impl FnMut() -> Result<f64>) -> Result<Samples> {
+        let mut sample = || {
+            thread::sleep(SETTLE);
+            take()
+        };
         // The first finds caches and neighbour tables cold.
         sample()?;
         let mut samples = Samples::default();
@@ -84,7 +93,7 @@ impl Pods {
                 interrupt::check()?;
                 let index = (round + step) % LOADS.len();
                 let value = match LOADS[index] {
-                    Load::Bare => sample(),
+                    Load::Bare | Load::BareAgain => sample(),
                     Load::Empty => self.with_empty(&mut sample),
                     Load::Attached => self.with_agent(&mut sample),
                 };
@@ -126,16 +135,13 @@ impl Pods {
     }
 }
 
-fn rows(name: &str, unit: &'static str, [bare, empty, attached]: &Samples) -> Vec<Row> {
+fn rows(name: &str, unit: &'static str, [bare, again, empty, attached]: &Samples) -> Vec<Row> {
+    let row =
+        |suffix, samples, bar| Row::paired(format!("{name}{suffix}"), unit, samples, bare, bar);
     vec![
-        Row::beside(name, unit, attached, bare, BAR),
-        Row::beside(
-            format!("{name}-empty-programs"),
-            unit,
-            empty,
-            bare,
-            Bar::None,
-        ),
+        row("", attached, BAR),
+        row("-empty-programs", empty, Bar::None),
+        row("-bare-again", again, Bar::None),
     ]
 }
 
@@ -229,7 +235,7 @@ pub(crate) fn iperf3() -> Result<Vec<Row>> {
     let client = || {
         let mut command = pods.client().command("iperf3");
         command
-            .args(["--client", &address, "--time", "2", "--omit", "0", "--json"])
+            .args(["--client", &address, "--time", "1", "--omit", "0", "--json"])
             .stdin(Stdio::null());
         let report: serde_json::Value = serde_json::from_str(&output(&mut command)?)?;
         let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
