@@ -13,6 +13,8 @@
 #![no_main]
 // The BPF target has no `fetch_add`, only the instruction behind it.
 #![feature(core_intrinsics)]
+// For what the verifier must find in one register.
+#![feature(asm_experimental_arch)]
 #![allow(internal_features)]
 
 mod programs;

@@ -123,3 +123,157 @@ fn as_main_plugin_it_makes_the_interface_and_removes_it() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn an_address_in_use_is_refused_and_nothing_stays() -> Result<()> {
+    let setup = Setup::new()?;
+    let add = || {
+        let call = setup.call("ADD");
+        let mut config = main_plugin();
+        config["cniVersion"] = "1.0.0".into();
+        config["name"] = "net".into();
+        call.run(&setup.sandbox, "sluice", &config)
+    };
+    setup
+        .node
+        .machine
+        .add_address("eth0", &format!("{ADDRESS}/32"))?;
+    let (code, words) = add()?.error()?;
+    ensure!(code == 102 && words.contains(ADDRESS), "{code}: {words}");
+    ensure!(setup.pod.ip("link show net1").is_err());
+    ensure!(setup.endpoints()?.is_empty());
+    ensure!(records(&setup)? == 0);
+    setup
+        .node
+        .machine
+        .ip(&format!("address del {ADDRESS}/32 dev eth0"))?;
+    add()?.result()?;
+    Ok(())
+}
+
+/// Records of attachments that the agent keeps.
+fn records(setup: &Setup) -> Result<usize> {
+    let mut records = 0;
+    for entry in std::fs::read_dir(setup.agent.state().join("cni"))? {
+        records += usize::from(entry?.file_type()?.is_file());
+    }
+    Ok(records)
+}
+
+#[test]
+fn a_second_interface_answers_and_routes_for_itself() -> Result<()> {
+    let setup = Setup::new()?;
+    let add = |interface: &str, address: &str| {
+        let mut call = setup.call("ADD");
+        call.interface = interface.into();
+        let mut plugin = main_plugin();
+        plugin["ipam"]["addresses"][0]["address"] = format!("{address}/24").into();
+        plugin["ipam"]["routes"] = json!([]);
+        let chain = Chain::of("1.0.0", "net", &[plugin]);
+        let added = chain.add(&setup.sandbox, &call)?;
+        Ok::<_, anyhow::Error>((chain, call, added))
+    };
+    add("net1", "10.78.0.77")?;
+    let (chain, mut call, added) = add("net2", "10.78.0.78")?;
+    let route = setup.pod.ip("route get 10.78.0.254 from 10.78.0.78")?;
+    ensure!(route.contains("dev net2"), "{route}");
+    let route = setup.pod.ip("route get 10.99.0.1 from 10.78.0.78")?;
+    ensure!(route.contains("via 10.78.0.254 dev net2"), "{route}");
+    for address in ["10.78.0.77", "10.78.0.78"] {
+        ensure!(pings(&setup.node.machine, address)?, "{address}");
+    }
+    // Each address is answered for by its own interface.
+    let neighbor = setup.node.machine.ip("neighbor show 10.78.0.78")?;
+    let mac = setup.pod.describe("net2")?["address"].clone();
+    let mac = mac.as_str().context("no MAC address")?;
+    ensure!(neighbor.contains(mac), "{neighbor}, not {mac}");
+    call.verb = "DEL".into();
+    chain.del(&setup.sandbox, &call, Some(&added))?;
+    let rules = setup.pod.ip("rule show")?;
+    ensure!(!rules.contains("10.78.0.78"), "{rules}");
+    Ok(())
+}
+
+#[test]
+fn a_del_while_no_agent_runs_is_made_up_for() -> Result<()> {
+    let mut setup = Setup::new()?;
+    let chain = Chain::of("1.0.0", "net", &[main_plugin()]);
+    let added = chain.add(&setup.sandbox, &setup.call("ADD"))?;
+    setup.agent.kill()?;
+    let replies = chain.configurations(None)?;
+    let (plugin, config) = replies.first().context("no plugin")?;
+    let (code, words) = setup
+        .call("ADD")
+        .run(&setup.sandbox, plugin, config)?
+        .error()?;
+    ensure!(code == 11, "{code}: {words}");
+    chain.del(&setup.sandbox, &setup.call("DEL"), Some(&added))?;
+    let tombstones = setup.agent.state().join("cni/tombstones");
+    let left = || Ok::<_, std::io::Error>(std::fs::read_dir(&tombstones)?.count());
+    ensure!(left()? == 1);
+    setup.agent.restart()?;
+    ensure!(left()? == 0);
+    ensure!(setup.pod.ip("link show net1").is_err());
+    ensure!(setup.endpoints()?.is_empty());
+    ensure!(records(&setup)? == 0);
+    Ok(())
+}
+
+#[test]
+fn gc_removes_what_is_not_in_use() -> Result<()> {
+    let setup = Setup::new()?;
+    let add = |interface: &str, address: &str| {
+        let mut call = setup.call("ADD");
+        call.interface = interface.into();
+        let mut plugin = main_plugin();
+        plugin["ipam"]["addresses"][0]["address"] = format!("{address}/24").into();
+        plugin["ipam"]["routes"] = json!([]);
+        Chain::of("1.0.0", "net", &[plugin]).add(&setup.sandbox, &call)
+    };
+    add("net1", "10.78.0.77")?;
+    add("net2", "10.78.0.78")?;
+    let mut call = Call::new("GC", "", "", "");
+    call.netns = None;
+    let collect = |network: &str| {
+        let config = json!({
+            "cniVersion": "1.1.0", "name": network, "type": "sluice", "mode": "macvlan",
+            "cni.dev/valid-attachments": [{"containerID": "pod-1", "ifname": "net2"}],
+        });
+        call.run(&setup.sandbox, "sluice", &config)?.result()
+    };
+    collect("another")?;
+    ensure!(setup.endpoints()?.len() == 2);
+    collect("net")?;
+    let endpoints = setup.endpoints()?;
+    ensure!(endpoints.len() == 1, "{endpoints:?}");
+    ensure!(endpoints[0]["interface"] == "net2", "{endpoints:?}");
+    ensure!(setup.pod.ip("link show net1").is_err());
+    Ok(())
+}
+
+#[test]
+fn a_container_that_vanishes_is_forgotten() -> Result<()> {
+    let setup = Setup::new()?;
+    let chain = Chain::of("1.0.0", "net", &[main_plugin()]);
+    let added = chain.add(&setup.sandbox, &setup.call("ADD"))?;
+    let (del, mut gone) = (setup.call("DEL"), setup.call("DEL"));
+    let Setup {
+        pod,
+        agent,
+        sandbox,
+        node,
+    } = setup;
+    pod.remove()?;
+    gone.netns = None;
+    for call in [del, gone] {
+        chain.del(&sandbox, &call, Some(&added))?;
+    }
+    ensure!(
+        agent
+            .json(&["endpoints"])?
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    );
+    drop(node);
+    Ok(())
+}

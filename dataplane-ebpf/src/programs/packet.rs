@@ -63,7 +63,7 @@ impl Packet for InPlace {
         if offset > MAX_OFFSET {
             return None;
         }
-        let start = self.data + offset;
+        let start = self.data + bounded(offset);
         if start + size_of::<T>() > self.data_end {
             return None;
         }
@@ -71,6 +71,23 @@ impl Packet for InPlace {
         // bytes are a valid `T`, and packet memory may be read unaligned.
         Some(unsafe { *(start as *const T) })
     }
+}
+
+/// An offset that is at most [`MAX_OFFSET`], in a register of which the verifier
+/// knows it. Verifiers up to Linux 6.1 forget a comparison when the compiler has
+/// stored the number on the stack before and takes it from there after.
+#[inline(always)]
+fn bounded(mut offset: usize) -> usize {
+    // SAFETY: changes nothing but the register.
+    unsafe {
+        core::arch::asm!(
+            "{0} &= {1}",
+            inout(reg) offset,
+            const MAX_OFFSET,
+            options(pure, nomem, nostack),
+        );
+    }
+    offset
 }
 
 /// What is known of the packet in hand.

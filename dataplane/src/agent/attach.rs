@@ -101,6 +101,7 @@ impl Agent {
             ifindex: target.interface.ifindex,
             pod: target.pod,
             mechanism,
+            made_clsact: false,
             entry_tags: self.entry_tags,
             audit: false,
             stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
@@ -148,12 +149,12 @@ impl Agent {
         self.kernel.maps().clear_endpoint(record.id)?;
         self.begin(record.id)?;
         let nsid = self.changes().netlink.ensure_nsid(netns)?;
-        if record.stand_in {
-            self.kernel.stand_in(netns, &interface.name, record.id)?;
+        record.made_clsact = if record.stand_in {
+            self.kernel.stand_in(netns, &interface.name, record.id)?
         } else {
             self.kernel
-                .attach(netns, &interface.name, record.id, record.mechanism)?;
-        }
+                .attach(netns, &interface.name, record.id, record.mechanism)?
+        };
         record.phase = Phase::Attached;
         self.store.put_endpoint(&record)?;
         let attached = Attached {
@@ -258,7 +259,13 @@ impl Agent {
         if record.stand_in {
             detach(TcMechanism::Clsact)?;
         }
-        Ok(detach(record.mechanism)?)
+        detach(record.mechanism)?;
+        if let Some(netns) = netns
+            && record.made_clsact
+        {
+            self.kernel.release_clsact(netns, interface);
+        }
+        Ok(())
     }
 
     /// Attaches anew what is recorded as attached and is not. The caller has

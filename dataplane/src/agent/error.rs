@@ -1,6 +1,6 @@
 //! What can go wrong with a request, by what the caller can do about it.
 
-use crate::{endpoint::StoreError, kernel::KernelError, link::LinkError};
+use crate::{endpoint::StoreError, kernel::KernelError, link::LinkError, rdma::RdmaError};
 
 /// A request that was not carried out. The text is one line: the thing, the
 /// cause, the remedy.
@@ -30,10 +30,14 @@ impl From<LinkError> for Error {
     fn from(error: LinkError) -> Self {
         let text = error.to_string();
         match error {
-            LinkError::NotFound { .. } | LinkError::NamespaceGone { .. } => Self::NotFound(text),
-            LinkError::InvalidNetnsRef { .. } | LinkError::NotANamespace { .. } => {
-                Self::Invalid(text)
-            }
+            LinkError::NotFound { .. }
+            | LinkError::NamespaceGone { .. }
+            | LinkError::NoDevice { .. }
+            | LinkError::NoVf { .. } => Self::NotFound(text),
+            LinkError::InvalidNetnsRef { .. }
+            | LinkError::NotANamespace { .. }
+            | LinkError::Invalid { .. } => Self::Invalid(text),
+            LinkError::Exists { .. } => Self::Conflict(text),
             _ => Self::Internal(text),
         }
     }
@@ -45,6 +49,18 @@ impl From<KernelError> for Error {
         match error {
             KernelError::InterfaceGone(_) => Self::NotFound(text),
             KernelError::Full { .. } => Self::Exhausted(text),
+            _ => Self::Internal(text),
+        }
+    }
+}
+
+impl From<RdmaError> for Error {
+    fn from(error: RdmaError) -> Self {
+        let text = error.to_string();
+        match error {
+            RdmaError::NotFound { .. } => Self::NotFound(text),
+            RdmaError::WrongMode { .. } => Self::Conflict(text),
+            RdmaError::Link(error) => error.into(),
             _ => Self::Internal(text),
         }
     }

@@ -108,6 +108,10 @@ impl Agent {
         self.kernel.hand_over(netns, interface, record.id)?;
         fail::fail_point!("hand_over::after", super::failpoint::act);
         record.stand_in = false;
+        if record.made_clsact {
+            self.kernel.release_clsact(netns, interface);
+            record.made_clsact = false;
+        }
         record.entry_tags = self.entry_tags;
         self.store.put_endpoint(&record)?;
         Ok(record)

@@ -31,6 +31,7 @@ impl Agent {
                 interface: request.interface.clone(),
                 host_reach: request.host_reach,
                 mechanism: self.kernel.mechanism(self.options.tc)?,
+                made_clsact: false,
                 xdp: None,
             },
         };
@@ -93,6 +94,7 @@ impl Agent {
                 interface: request.interface.clone(),
                 host_reach: request.host_reach,
                 mechanism,
+                made_clsact: false,
                 xdp: None,
             },
             interface: None,
@@ -112,6 +114,9 @@ impl Agent {
         let uplink = self.uplink(record.id)?;
         self.kernel
             .detach_uplink(&self.home, interface, record.id, record.mechanism)?;
+        if record.made_clsact {
+            self.kernel.release_clsact(&self.home, interface);
+        }
         let maps = self.kernel.maps();
         maps.set_uplink(record.id, UplinkConfig::default())?;
         {
@@ -143,11 +148,12 @@ impl Agent {
             xdp: self.options.xdp,
             attached_xdp: record.xdp,
         };
-        let mode = self
+        let attached = self
             .kernel
             .attach_uplink(&self.home, &interface.name, id, &settings)?;
-        if record.xdp != Some(mode) {
-            record.xdp = Some(mode);
+        if attached.made_clsact || record.xdp != Some(attached.xdp) {
+            record.made_clsact |= attached.made_clsact;
+            record.xdp = Some(attached.xdp);
             self.store.put_uplink(&record)?;
         }
         let registered = Registered {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     api::types::{PodName, cni::Attachment},
-    link::{NetnsId, NetnsRef},
+    link::{NetdevState, NetnsId, NetnsRef, SourceRule, VfState},
 };
 
 /// How far an attachment has come.
@@ -38,19 +38,42 @@ pub struct AttachmentRecord {
     pub pod: Option<PodName>,
     /// The interfaces in the container that are attached.
     pub interfaces: Vec<String>,
-    /// What was made for it, and has to go with it.
+    /// The interface that was made or lent for it, which has to go with it.
     pub made: Option<Made>,
+    /// Its index in the container, once it is there.
+    pub ifindex: Option<u32>,
+    /// Rules in the container that lead to the interface's own routes.
+    #[serde(default)]
+    pub rules: Vec<SourceRule>,
+    /// RDMA device that was moved into the container.
+    #[serde(default)]
+    pub rdma: Option<String>,
     /// The result of the ADD, for one that is repeated.
     pub result: Option<Value>,
 }
 
-/// An interface that the agent made or brought.
+/// An interface that the agent made, or brought from the node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Made {
-    /// A macvlan or ipvlan child, made in the container's namespace.
-    Child {
-        /// Its index there, once it exists.
-        ifindex: Option<u32>,
-    },
+    /// A macvlan or ipvlan child, made in the container's namespace under the
+    /// attachment's name.
+    Child,
+    /// A virtual function, lent under that name.
+    Vf(Box<LentVf>),
+}
+
+/// A virtual function, and how it has to be given back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LentVf {
+    /// Its PCI address.
+    pub address: String,
+    /// The PCI address of its physical function.
+    pub pf: String,
+    /// Its number there.
+    pub index: u32,
+    /// What it was at the physical function.
+    pub at_pf: VfState,
+    /// What its interface was on the node.
+    pub netdev: NetdevState,
 }

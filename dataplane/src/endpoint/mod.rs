@@ -4,6 +4,6 @@ mod attachment;
 mod record;
 mod store;
 
-pub use attachment::{AttachmentRecord, Made, Stage};
+pub use attachment::{AttachmentRecord, LentVf, Made, Stage};
 pub use record::{EndpointRecord, Phase, UplinkRecord};
 pub use store::{Store, StoreError};

@@ -37,6 +37,10 @@ pub struct EndpointRecord {
     pub pod: Option<PodName>,
     /// How the programs are attached.
     pub mechanism: TcMechanism,
+    /// The clsact qdisc was made for this attachment, and goes with it if
+    /// nobody else uses it by then.
+    #[serde(default)]
+    pub made_clsact: bool,
     /// Tags of the entry programs that are attached.
     pub entry_tags: [u64; 2],
     /// What policy would drop passes, and is only counted and told.
@@ -58,6 +62,9 @@ pub struct UplinkRecord {
     pub host_reach: bool,
     /// How the TC program is attached.
     pub mechanism: TcMechanism,
+    /// As of an endpoint.
+    #[serde(default)]
+    pub made_clsact: bool,
     /// How XDP was attached.
     pub xdp: Option<XdpMode>,
 }

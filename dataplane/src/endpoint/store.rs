@@ -459,6 +459,7 @@ mod tests {
             ifindex: 2,
             pod: None,
             mechanism: TcMechanism::Tcx,
+            made_clsact: false,
             entry_tags: [1, u64::MAX],
             audit: false,
             stand_in: false,

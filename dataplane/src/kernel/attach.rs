@@ -24,7 +24,10 @@ use super::{
     object::{ENDPOINT_ID, classifier},
     pins::remove,
 };
-use crate::{api::types::TcMechanism, link::Netns};
+use crate::{
+    api::types::TcMechanism,
+    link::{Netlink, Netns},
+};
 
 /// How endpoints are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -62,8 +65,8 @@ impl Kernel {
         }
     }
 
-    /// Attaches both entry programs of an endpoint. When one fails, neither
-    /// stays.
+    /// Attaches both entry programs of an endpoint; whether it made a clsact
+    /// qdisc for them. When one fails, neither stays.
     ///
     /// # Errors
     /// The interface is gone, or the kernel refuses.
@@ -73,7 +76,7 @@ impl Kernel {
         interface: &str,
         endpoint: u32,
         mechanism: TcMechanism,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let attached = self.attach_here(
             netns,
             interface,
@@ -81,9 +84,9 @@ impl Kernel {
             |program, hook| match mechanism {
                 TcMechanism::Tcx => {
                     let pin = self.pins().endpoint_link(endpoint, hook.direction);
-                    hook.attach_tcx_here(program, &pin)
+                    hook.attach_tcx_here(program, &pin).map(|()| false)
                 }
-                TcMechanism::Clsact => hook.attach_clsact_here(program).map(drop),
+                TcMechanism::Clsact => Ok(hook.attach_clsact_here(program)?.made_qdisc),
             },
             entry_name,
         );
@@ -105,12 +108,12 @@ impl Kernel {
         netns: &Netns,
         interface: &str,
         endpoint: u32,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let attached = self.attach_here(
             netns,
             interface,
             endpoint,
-            |program, hook| hook.attach_clsact_here(program).map(drop),
+            |program, hook| Ok(hook.attach_clsact_here(program)?.made_qdisc),
             stand_in_name,
         );
         if attached.is_err() {
@@ -147,13 +150,14 @@ impl Kernel {
         netns: &Netns,
         interface: &str,
         endpoint: u32,
-        attach: impl Fn(&mut SchedClassifier, &Hook<'_>) -> Result<(), KernelError> + Send + Sync,
+        attach: impl Fn(&mut SchedClassifier, &Hook<'_>) -> Result<bool, KernelError> + Send + Sync,
         name: fn(Direction) -> String,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let mut object = self.instance(ENDPOINT_ID, endpoint)?;
         for direction in DIRECTIONS {
             load_program(&mut object, &name(direction))?;
         }
+        let mut made_qdisc = false;
         let attached = netns.run(|| {
             DIRECTIONS.into_iter().try_for_each(|direction| {
                 let program = classifier(&mut object, &name(direction))?;
@@ -161,12 +165,17 @@ impl Kernel {
                     interface,
                     direction,
                 };
-                attach(program, &hook)
+                made_qdisc |= attach(program, &hook)?;
+                Ok(())
             })
         });
-        attached
+        let attached = attached
             .map_err(|error| refused(format!("attaching to {interface}"), &error))
-            .flatten()
+            .flatten();
+        if attached.is_err() && made_qdisc {
+            self.release_clsact(netns, interface);
+        }
+        attached.map(|()| made_qdisc)
     }
 
     /// Takes both entry programs away. What is gone already is no error;
@@ -195,6 +204,18 @@ impl Kernel {
         results.into_iter().collect()
     }
 
+    /// Removes the clsact qdisc that was made for an interface's filters, unless
+    /// others have put theirs on it. One that stays does no harm.
+    pub fn release_clsact(&self, netns: &Netns, interface: &str) {
+        let released = Netlink::open(netns).and_then(|mut netlink| {
+            let ifindex = netlink.interface(interface)?.ifindex;
+            netlink.remove_unused_clsact(ifindex)
+        });
+        if let Err(error) = released {
+            tracing::debug!("the clsact qdisc of {interface} stays: {error}");
+        }
+    }
+
     /// Puts back those of an endpoint's clsact filters that are missing;
     /// returns how many were.
     ///
@@ -214,7 +235,7 @@ impl Kernel {
                 direction,
             };
             let program = load_entry(&mut object, direction)?;
-            if hook.attach_clsact(netns, program)? == Found::Missing {
+            if hook.attach_clsact(netns, program)?.was_missing {
                 restored += 1;
             }
         }
@@ -307,11 +328,12 @@ pub(super) fn replace_link(program: &mut SchedClassifier, pin: &Path) -> Result<
         .map_err(|error| describe(&error))
 }
 
-/// Whether a filter of ours was there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Present,
-    Missing,
+/// What it took to put a filter in place.
+pub(super) struct Filter {
+    /// None of ours was there.
+    was_missing: bool,
+    /// Nor was the clsact qdisc.
+    pub(super) made_qdisc: bool,
 }
 
 /// One TC hook of one interface.
@@ -388,36 +410,40 @@ impl Hook<'_> {
         &self,
         netns: &Netns,
         program: &mut SchedClassifier,
-    ) -> Result<Found, KernelError> {
+    ) -> Result<Filter, KernelError> {
         self.enter(netns, || self.attach_clsact_here(program))
     }
 
     /// As [`Hook::attach_clsact`], from a thread that is in the namespace.
-    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Found, KernelError> {
+    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Filter, KernelError> {
         self.add_filter(program)
             .map_err(|error| self.describe(&error))
     }
 
-    fn add_filter(&self, program: &mut SchedClassifier) -> Result<Found, ProgramError> {
-        match qdisc_add_clsact(self.interface) {
-            Err(error) if errno(&error) != Some(EEXIST) => return Err(error.into()),
-            _ => {}
-        }
+    fn add_filter(&self, program: &mut SchedClassifier) -> Result<Filter, ProgramError> {
+        let made_qdisc = match qdisc_add_clsact(self.interface) {
+            Ok(()) => true,
+            Err(error) if errno(&error) == Some(EEXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
         let options = TcAttachOptions::Netlink(NlOptions {
             priority: FILTER_PRIORITY,
             handle: FILTER_HANDLE,
             classid: None,
         });
         let created = program.attach_with_options(self.interface, self.attach_type(), options);
-        let (id, found) = match created {
+        let (id, was_missing) = match created {
             Err(error) if errno(&error) == Some(EEXIST) => {
-                (program.attach_to_link(self.filter()?)?, Found::Present)
+                (program.attach_to_link(self.filter()?)?, false)
             }
-            created => (created?, Found::Missing),
+            created => (created?, true),
         };
         // Dropping the link would delete the filter.
         mem::forget(program.take_link(id)?);
-        Ok(found)
+        Ok(Filter {
+            was_missing,
+            made_qdisc,
+        })
     }
 
     fn filter(&self) -> Result<SchedClassifierLink, ProgramError> {

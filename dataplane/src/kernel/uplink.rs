@@ -50,6 +50,15 @@ pub struct UplinkSettings {
     pub attached_xdp: Option<XdpMode>,
 }
 
+/// How an uplink was attached.
+#[derive(Clone, Copy, Debug)]
+pub struct UplinkAttached {
+    /// The XDP mode.
+    pub xdp: XdpMode,
+    /// A clsact qdisc was made for it.
+    pub made_clsact: bool,
+}
+
 impl Kernel {
     /// Attaches the uplink's programs, or brings those that are there to this
     /// version without a gap. When one fails, neither stays.
@@ -62,7 +71,7 @@ impl Kernel {
         interface: &str,
         uplink: u32,
         settings: &UplinkSettings,
-    ) -> Result<XdpMode, KernelError> {
+    ) -> Result<UplinkAttached, KernelError> {
         let attached = self.attach_both(netns, interface, uplink, settings);
         if attached.is_err() {
             let _ = self.detach_uplink(netns, interface, uplink, settings.mechanism);
@@ -76,7 +85,7 @@ impl Kernel {
         interface: &str,
         uplink: u32,
         settings: &UplinkSettings,
-    ) -> Result<XdpMode, KernelError> {
+    ) -> Result<UplinkAttached, KernelError> {
         let mut object = self.instance(UPLINK, uplink)?;
         let program = classifier(&mut object, "uplink_egress")?;
         program
@@ -86,9 +95,10 @@ impl Kernel {
             interface,
             direction: Direction::Egress,
         };
+        let mut made_clsact = false;
         match settings.mechanism {
             TcMechanism::Clsact => {
-                hook.attach_clsact(netns, program)?;
+                made_clsact = hook.attach_clsact(netns, program)?.made_qdisc;
             }
             TcMechanism::Tcx => {
                 let pin = self.pins().uplink_egress(uplink);
@@ -102,10 +112,21 @@ impl Kernel {
         if let Some(mode) = settings.attached_xdp
             && replace_xdp(program, &pin)
         {
-            return Ok(mode);
+            return Ok(UplinkAttached {
+                xdp: mode,
+                made_clsact,
+            });
         }
         remove(&pin)?;
-        attach_xdp(netns, interface, program, &pin, settings.xdp)
+        let attached = attach_xdp(netns, interface, program, &pin, settings.xdp);
+        if attached.is_err() && made_clsact {
+            hook.detach_clsact(netns)?;
+            self.release_clsact(netns, interface);
+        }
+        Ok(UplinkAttached {
+            xdp: attached?,
+            made_clsact,
+        })
     }
 
     /// Takes the uplink's programs away.

@@ -28,6 +28,7 @@ mod monitor;
 mod neighbour;
 mod netns;
 mod nsid;
+mod qdisc;
 mod query;
 mod route;
 mod socket;

@@ -263,6 +263,25 @@ impl Sysfs {
         }
     }
 
+    /// The RDMA devices of a device, as far as the node's namespace sees them.
+    ///
+    /// # Errors
+    /// [`LinkError::NoDevice`], [`LinkError::Sysfs`].
+    pub fn rdma(&self, device: &DeviceId) -> Result<Vec<String>, LinkError> {
+        match device {
+            DeviceId::Pci(address) => Ok(self.pci(address)?.rdma),
+            DeviceId::Auxiliary(name) => {
+                self.auxiliary_parent(name)?;
+                let folder = self.path("bus/auxiliary/devices").join(name);
+                let mut found = children(&folder.join("infiniband"), |_| true);
+                for inner in children(&folder, is_auxiliary) {
+                    found.extend(children(&folder.join(inner).join("infiniband"), |_| true));
+                }
+                Ok(found)
+            }
+        }
+    }
+
     /// Has a PF make this many VFs. From one number to another the kernel only goes through zero.
     /// Takes as long as the driver does: up to seconds.
     ///

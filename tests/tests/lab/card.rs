@@ -56,6 +56,19 @@ impl Card {
         })
     }
 
+    /// A pod that holds a virtual function, up.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub(crate) fn pod(&self, function: &str) -> Result<TestNetns> {
+        let pod = TestNetns::new()?;
+        self.node
+            .ip(&format!("link set {function} netns {}", pod.name()))?;
+        pod.set_up(function)?;
+        pod.wait_carrier(function)?;
+        Ok(pod)
+    }
+
     fn device() -> PathBuf {
         PathBuf::from(format!("/sys/class/net/{PF}/device"))
     }

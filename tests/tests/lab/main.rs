@@ -4,4 +4,7 @@
 
 mod card;
 mod modes;
+mod rdma;
+mod rxe;
 mod sriov;
+mod two_nodes;

@@ -12,14 +12,10 @@ use sluice_tests::{
 
 use crate::card::{Card, PF};
 
-/// A pod that holds a virtual function.
+/// A pod that holds a virtual function, with an address.
 fn pod_on(card: &Card, function: &str, address: &str) -> Result<TestNetns> {
-    let pod = TestNetns::new()?;
-    card.node
-        .ip(&format!("link set {function} netns {}", pod.name()))?;
+    let pod = card.pod(function)?;
     pod.add_address(function, &format!("{address}/24"))?;
-    pod.set_up(function)?;
-    pod.wait_carrier(function)?;
     Ok(pod)
 }
 

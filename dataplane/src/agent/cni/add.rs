@@ -8,9 +8,9 @@ use super::{
     describe,
 };
 use crate::{
-    api::types::cni::{AddAnswer, AddRequest, Create, Kind, Work},
-    endpoint::{AttachmentRecord, Made, Stage},
-    link::{ChildKind, ChildSpec, Interface, LinkError, MAIN_TABLE, Netlink, Netns, NetnsRef},
+    api::types::cni::{AddAnswer, AddRequest, AddedInterface, Create, Kind, Work},
+    endpoint::{AttachmentRecord, Stage},
+    link::{Interface, LinkError, Netlink, Netns, NetnsRef},
 };
 
 impl Agent {
@@ -50,11 +50,14 @@ impl Agent {
                 Work::Create(_) => vec![attachment.ifname().to_owned()],
             },
             made: None,
+            ifindex: None,
+            rules: Vec::new(),
+            rdma: None,
             result: None,
         };
         let added = match &request.work {
-            Work::Adopt(_) => self.adopt_interfaces(record, &netns),
-            Work::Create(create) => self.create_interface(record, create, &netns),
+            Work::Adopt(_) => self.adopt_interfaces(request, record, &netns),
+            Work::Create(create) => self.create_interface(request, record, create, &netns),
         };
         added.map_err(|error| match self.delete_held(attachment) {
             Ok(()) => error,
@@ -76,29 +79,38 @@ impl Agent {
         }
         Ok(AddAnswer {
             interfaces: self.attach_all(&record, netns)?,
-            rdma_device: None,
+            rdma_device: record.rdma,
             existing: record.result,
         })
     }
 
-    fn adopt_interfaces(&self, mut record: AttachmentRecord, netns: &Netns) -> Result<AddAnswer> {
+    fn adopt_interfaces(
+        &self,
+        request: &AddRequest,
+        mut record: AttachmentRecord,
+        netns: &Netns,
+    ) -> Result<AddAnswer> {
         fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
         self.keep_attachment(&record)?;
         fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
         let interfaces = self.attach_all(&record, netns)?;
         fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        let rdma_device = self.bring_rdma(request, &mut record, netns)?;
+        fail::fail_point!("cni::add::after_rdma", crate::agent::failpoint::act);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
         fail::fail_point!("cni::add::after_done", crate::agent::failpoint::act);
         self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
-            ..AddAnswer::default()
+            rdma_device,
+            existing: None,
         })
     }
 
     fn create_interface(
         &self,
+        request: &AddRequest,
         mut record: AttachmentRecord,
         create: &Create,
         netns: &Netns,
@@ -115,44 +127,32 @@ impl Agent {
                 )));
             }
         }
-        let spec = self.child(&name, create)?;
-        if let Some(host_reach) = create.host_reach {
-            self.ensure_uplink(&spec.master, host_reach)?;
-        }
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
-        // From here on an interface of this name is ours.
-        record.made = Some(Made::Child { ifindex: None });
-        self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
-        let created = Netlink::open(&self.home)?.create_child(&spec, netns);
-        if let Err(error) = created {
-            record.made = None;
-            self.keep_attachment(&record)?;
-            return Err(error.into());
+        match &create.kind {
+            Kind::Macvlan { .. } | Kind::Ipvlan { .. } => {
+                self.make_child(&mut record, create, netns)?;
+            }
+            Kind::Sriov(settings) => self.lend_vf(request, &mut record, settings, create, netns)?,
         }
         fail::fail_point!("cni::add::after_create", crate::agent::failpoint::act);
         let interface = inside.interface(&name)?;
-        record.made = Some(Made::Child {
-            ifindex: Some(interface.ifindex),
-        });
+        record.ifindex = Some(interface.ifindex);
         let interfaces = vec![describe(&interface)];
         self.attach_one(&record, netns, interface)?;
         fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        let rdma_device = self.bring_rdma(request, &mut record, netns)?;
+        fail::fail_point!("cni::add::after_rdma", crate::agent::failpoint::act);
         record.stage = Stage::Created;
         self.keep_attachment(&record)?;
         fail::fail_point!("cni::add::after_created", crate::agent::failpoint::act);
         Ok(AddAnswer {
             interfaces,
-            ..AddAnswer::default()
+            rdma_device,
+            existing: None,
         })
     }
 
     /// Attaches the record's interfaces.
-    fn attach_all(
-        &self,
-        record: &AttachmentRecord,
-        netns: &Netns,
-    ) -> Result<Vec<crate::api::types::cni::AddedInterface>> {
+    fn attach_all(&self, record: &AttachmentRecord, netns: &Netns) -> Result<Vec<AddedInterface>> {
         let mut netlink = Netlink::open(netns)?;
         record
             .interfaces
@@ -180,57 +180,4 @@ impl Agent {
             pace: Pace::Swift,
         })
     }
-
-    /// What to ask of the kernel.
-    fn child(&self, name: &str, create: &Create) -> Result<ChildSpec> {
-        let (master, kind) = match &create.kind {
-            Kind::Macvlan { master, submode } => (master, ChildKind::Macvlan(mode(submode)?)),
-            Kind::Ipvlan { master, submode } => (master, ChildKind::Ipvlan(mode(submode)?)),
-            Kind::Sriov(_) => {
-                return Err(Error::Invalid(
-                    "mode sriov is not there yet; chain this plugin behind sriov-cni".into(),
-                ));
-            }
-        };
-        Ok(ChildSpec {
-            master: match master {
-                Some(master) => master.clone(),
-                None => self.default_master()?,
-            },
-            name: name.to_owned(),
-            kind,
-            mac: create.mac,
-            mtu: create.mtu,
-            up: false,
-        })
-    }
-
-    /// The interface that the node's default route leads to, by the best
-    /// metric; IPv4's before IPv6's.
-    fn default_master(&self) -> Result<String> {
-        let mut netlink = Netlink::open(&self.home)?;
-        let best = netlink
-            .routes(MAIN_TABLE)?
-            .into_iter()
-            .filter(|route| route.destination.prefix_len() == 0)
-            .min_by_key(|route| {
-                (
-                    route.destination.addr().is_ipv6(),
-                    route.metric.unwrap_or_default(),
-                )
-            });
-        let Some(route) = best else {
-            return Err(Error::Invalid(
-                "the node has no default route to tell the master by; name one with \"master\""
-                    .into(),
-            ));
-        };
-        Ok(netlink.interface_by_index(route.ifindex)?.name)
-    }
-}
-
-/// A mode by its name.
-fn mode<T: serde::de::DeserializeOwned>(name: &str) -> Result<T> {
-    serde_json::from_value(name.into())
-        .map_err(|error| Error::Invalid(format!("mode {name:?}: {error}")))
 }

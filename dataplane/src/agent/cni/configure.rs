@@ -5,11 +5,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::super::{Agent, Error, Result, attach::open_same};
+use super::{
+    super::{Agent, Error, Result, attach::open_same},
+    interface::Work,
+};
 use crate::{
     api::types::cni::{Address, ConfigureAnswer, ConfigureRequest, Route as WantedRoute},
-    endpoint::{AttachmentRecord, Made, Stage},
-    link::{Dad, Interface, MAIN_TABLE, Netlink, Netns, Route, Sysctl, set_sysctls},
+    endpoint::{AttachmentRecord, Stage},
+    link::Netlink,
 };
 
 impl Agent {
@@ -26,24 +29,28 @@ impl Agent {
             })?;
         let gone = || Error::NotFound(format!("{attachment}: its namespace is gone"));
         let netns = open_same(&record.netns, record.netns_id).ok_or_else(gone)?;
-        let Some(Made::Child {
-            ifindex: Some(ifindex),
-        }) = record.made
-        else {
+        let Some(ifindex) = record.ifindex else {
             return Err(Error::Internal(format!("{attachment} has no interface")));
         };
         fail::fail_point!("cni::configure::before", crate::agent::failpoint::act);
-        let work = Work {
-            request,
-            netns: &netns,
-            ifindex,
-        };
         let through_node = self.routes_through_node(&record, request)?;
-        work.run(&through_node)?;
+        let mut work = Work::open(request, &netns, ifindex)?;
+        work.prepare()?;
+        fail::fail_point!("cni::configure::after_probe", crate::agent::failpoint::act);
+        work.add_addresses()?;
         fail::fail_point!(
             "cni::configure::after_addresses",
             crate::agent::failpoint::act
         );
+        let rules = work.add_routes(&through_node)?;
+        if !rules.is_empty() {
+            // Rules outlive their interface: they are recorded before they are made.
+            record.rules.clone_from(&rules);
+            self.keep_attachment(&record)?;
+            work.add_rules(&rules)?;
+        }
+        fail::fail_point!("cni::configure::after_routes", crate::agent::failpoint::act);
+        work.announce()?;
         let mut result = request.result.clone();
         if let Some(routes) = result
             .get_mut("routes")
@@ -134,60 +141,5 @@ fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
-
-/// What is to be done to one interface.
-struct Work<'a> {
-    request: &'a ConfigureRequest,
-    netns: &'a Netns,
-    ifindex: u32,
-}
-
-impl Work<'_> {
-    fn run(&self, through_node: &[WantedRoute]) -> Result<()> {
-        let mut netlink = Netlink::open(self.netns)?;
-        let name = self.request.attachment.ifname();
-        if self.request.settings.arp {
-            // Before the interface can answer for anything.
-            set_sysctls(self.netns, &Sysctl::several_interfaces(name))?;
-        }
-        netlink.set_up(self.ifindex, true)?;
-        let dad = if self.request.settings.detect_conflicts {
-            Dad::Optimistic
-        } else {
-            Dad::Skip
-        };
-        for address in &self.request.addresses {
-            netlink.add_address(self.ifindex, address.address, dad)?;
-        }
-        let interface = netlink.interface_by_index(self.ifindex)?;
-        for wanted in self.request.routes.iter().chain(through_node) {
-            netlink.add_route(&self.route(wanted, &interface))?;
-        }
-        Ok(())
-    }
-
-    /// A route as the kernel takes it; one without a gateway goes through that
-    /// of the first address of its family, as the reference plugins have it.
-    fn route(&self, wanted: &WantedRoute, interface: &Interface) -> Route {
-        let v6 = wanted.dst.addr().is_ipv6();
-        let gateway = wanted.gw.or_else(|| {
-            let gateways = self.request.addresses.iter().filter_map(|a| a.gateway);
-            gateways.into_iter().find(|gateway| gateway.is_ipv6() == v6)
-        });
-        let on_link = gateway.is_some_and(|gateway| {
-            let addresses = interface.addresses.iter();
-            !addresses.into_iter().any(|net| net.contains(&gateway))
-        });
-        Route {
-            table: wanted.table.unwrap_or(MAIN_TABLE),
-            metric: wanted.priority,
-            scope: wanted.scope,
-            onlink: on_link,
-            mtu: wanted.mtu,
-            advmss: wanted.advmss,
-            ..Route::new(self.ifindex, wanted.dst, gateway)
-        }
     }
 }

@@ -71,9 +71,20 @@ impl Agent {
             }
         };
         let netns = open_same(&record.netns, record.netns_id);
+        // RDMA devices go first: one whose interface is gone may be lost.
+        if let (Some(name), Some(netns)) = (&record.rdma, &netns) {
+            note(self.return_rdma(name, netns));
+        }
+        fail::fail_point!("cni::del::after_rdma", crate::agent::failpoint::act);
         // The interface goes before its programs: nothing passes in between.
-        if let (Some(made), Some(netns)) = (&record.made, &netns) {
-            note(unmake(made, record.attachment.ifname(), netns));
+        match (&record.made, &netns) {
+            (Some(Made::Child), Some(netns)) => note(delete_child(record, netns)),
+            (Some(Made::Vf(lent)), netns) => {
+                let name = record.attachment.ifname();
+                note(self.return_vf(lent, name, netns.as_ref()));
+            }
+            // It went with its namespace.
+            (Some(Made::Child), None) | (None, _) => {}
         }
         fail::fail_point!("cni::del::after_unmake", crate::agent::failpoint::act);
         for id in self.endpoints_of(record) {
@@ -102,15 +113,17 @@ impl Agent {
     }
 }
 
-/// Deletes what was made in a container's namespace. Before its index was
-/// recorded it can be known by its name only, which is nobody else's: the
-/// kernel would have refused to make it.
-fn unmake(made: &Made, name: &str, netns: &Netns) -> Result<()> {
-    let Made::Child { ifindex } = made;
+/// Deletes the interface that was made in a container's namespace, and the
+/// rules that led to it. Before its index was recorded it is known by its name,
+/// which was free when the intent was written.
+fn delete_child(record: &AttachmentRecord, netns: &Netns) -> Result<()> {
     let mut netlink = Netlink::open(netns)?;
-    let ifindex = match ifindex {
-        Some(ifindex) => *ifindex,
-        None => match netlink.interface(name) {
+    for rule in &record.rules {
+        netlink.remove_rule(rule)?;
+    }
+    let ifindex = match record.ifindex {
+        Some(ifindex) => ifindex,
+        None => match netlink.interface(record.attachment.ifname()) {
             Ok(interface) => interface.ifindex,
             Err(LinkError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),

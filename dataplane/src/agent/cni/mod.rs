@@ -7,9 +7,13 @@
 
 mod add;
 mod check;
+mod child;
 mod configure;
 mod del;
+mod interface;
+mod rdma;
 mod recover;
+mod vf;
 
 use super::{Agent, Result};
 use crate::{
