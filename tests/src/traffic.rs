@@ -12,8 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 use crate::netns::TestNetns;
+
+/// Bytes of the receiver's buffer: several seconds of the stream.
+const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// A stream of UDP datagrams from one namespace to another, counted at both
 /// ends.
@@ -48,6 +52,8 @@ impl Stream {
         };
         let target = bind(to, bracketed)?;
         target.set_read_timeout(Some(Duration::from_millis(100)))?;
+        // A reader that gets no processor for long loses nothing meanwhile.
+        setsockopt(&target, RcvBufForce, &RECEIVE_BUFFER)?;
         let destination: SocketAddr = target.local_addr()?;
         let source = bind(from, any.to_owned())?;
 

@@ -1,515 +1,839 @@
-//! Policies on a real node: real pods, real connections, a real agent.
+//! Policy in the kernel's programs: packets by BPF_PROG_TEST_RUN against real maps.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
+use std::net::IpAddr;
+
+use anyhow::Result;
+use dataplane::kernel::IdentityPrefix;
+use dataplane_ebpf::abi::{
+    Direction::{self, Egress, Ingress},
+    DropReason::{FragmentUntracked, NonIp, PolicyDenied, PolicyMissing},
+    EndpointConfig, Fault, PolicyKey, PolicyRule, identity,
 };
-
-use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
 use sluice_tests::{
-    agent::TestAgent,
-    netns::TestNetns,
-    node::{POD_INTERFACE, TestNode, addresses, pings},
-    policy::{Cluster, NETWORK, Packet, PolicyFolder, Verdict, namespace, pod, policy},
-    poll::wait_until,
+    judge::{
+        Judge,
+        Verdict::{self, Drop, Pass},
+    },
+    packets::{Frame, Roce, echo, icmp, neighbor_message, sctp, tcp_flags, udp},
 };
 
-/// How long a connection may take that should not come about. An allowed one
-/// that takes longer on a busy machine fails the test; it never passes wrongly.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+const ICMP: u8 = 1;
+const ICMP6: u8 = 58;
 
-const NAMESPACES: [&str; 3] = ["x", "y", "z"];
-const NAMES: [&str; 3] = ["a", "b", "c"];
-const PORTS: [u16; 2] = [80, 81];
+const SYN: u8 = 2;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+const FIN_ACK: u8 = 0x11;
+const RST: u8 = 4;
 
-/// Place of a pod of the truth table.
-fn place(namespace: &str, name: &str) -> usize {
-    let at = |list: &[&str], wanted| list.iter().position(|one| *one == wanted).unwrap_or(0);
-    at(&NAMESPACES, namespace) * NAMES.len() + at(&NAMES, name)
+/// The identity of the peers that a case names.
+const PEER: u32 = identity::FIRST;
+
+fn rule(rule: u32) -> PolicyRule {
+    PolicyRule { rule, flags: 0 }
 }
 
-fn nine_pods() -> Vec<Value> {
-    let mut objects: Vec<_> = NAMESPACES.map(namespace).into();
-    for at in 0..9 {
-        let mut pod = pod(at, NAMESPACES[at / 3], NAMES[at % 3]);
-        if at == place("z", "a") {
-            pod["spec"]["containers"] = json!([{"ports": [{"name": "web", "containerPort": 81}]}]);
-        }
-        objects.push(pod);
-    }
-    objects
+/// Addresses of pod and peer.
+#[derive(Clone, Copy)]
+struct Pair {
+    pod: IpAddr,
+    peer: IpAddr,
 }
 
-fn policies() -> Vec<Value> {
-    let [blocked, _] = addresses(place("y", "a"));
-    vec![
-        policy("x", "nothing-in", json!({"podSelector": {}})),
-        policy(
-            "x",
-            "web",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "a"}},
-                "ingress": [{
-                    "from": [{
-                        "namespaceSelector": {"matchLabels": {"ns": "y"}},
-                        "podSelector": {"matchExpressions": [
-                            {"key": "pod", "operator": "In", "values": ["a", "b"]},
-                        ]},
-                    }],
-                    "ports": [{"port": 80}, {"port": 81, "protocol": "UDP"}],
-                }],
-            }),
-        ),
-        policy(
-            "y",
-            "out",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "b"}},
-                "policyTypes": ["Egress"],
-                "egress": [
-                    {"to": [{"namespaceSelector": {"matchLabels": {"ns": "x"}}}]},
-                    {"ports": [{"port": 80, "endPort": 81}]},
-                ],
-            }),
-        ),
-        policy(
-            "y",
-            "neighbours",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "c"}},
-                "ingress": [{"from": [{"podSelector": {}}]}],
-            }),
-        ),
-        policy(
-            "z",
-            "blocks",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "c"}},
-                "ingress": [{
-                    "from": [
-                        {"ipBlock": {"cidr": "10.78.0.0/24", "except": [format!("{blocked}/32")]}},
-                        {"ipBlock": {"cidr": "fd78::/64"}},
-                    ],
-                    "ports": [{"port": 81}],
-                }],
-            }),
-        ),
-        policy(
-            "z",
-            "named",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "a"}},
-                "ingress": [{"ports": [{"port": "web"}]}],
-            }),
-        ),
-    ]
-}
-
-/// Answers on the ports of a pod, over TCP and UDP, until dropped.
-struct Server {
-    stop: Arc<AtomicBool>,
-}
-
-impl Server {
-    fn start(pod: &TestNetns) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for port in PORTS {
-            let any = (Ipv6Addr::UNSPECIFIED, port);
-            let (tcp, udp) = pod.enter(|| (TcpListener::bind(any), UdpSocket::bind(any)))?;
-            let (tcp, udp) = (tcp?, udp?);
-            tcp.set_nonblocking(true)?;
-            udp.set_read_timeout(Some(Duration::from_millis(50)))?;
-            let stopped = Arc::clone(&stop);
-            thread::spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
-                    match tcp.accept() {
-                        Ok((mut stream, _)) => drop(stream.write_all(b"tcp")),
-                        Err(_) => thread::sleep(Duration::from_millis(5)),
-                    }
-                }
-            });
-            let stopped = Arc::clone(&stop);
-            thread::spawn(move || {
-                let mut buffer = [0; 16];
-                while !stopped.load(Ordering::Relaxed) {
-                    if let Ok((length, from)) = udp.recv_from(&mut buffer) {
-                        let _ = udp.send_to(&buffer[..length], from);
-                    }
-                }
-            });
-        }
-        Ok(Self { stop })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn tcp_connects(from: &TestNetns, to: SocketAddr) -> Result<bool> {
-    let connected = from.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok::<_, std::io::Error>(text)
-    })?;
-    Ok(connected.is_ok_and(|text| text == "tcp"))
-}
-
-fn udp_answers(from: &TestNetns, to: SocketAddr) -> Result<bool> {
-    let socket = from.enter(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
-    // IPv4 goes through a socket of both families as a mapped address.
-    let to = match to.ip() {
-        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), to.port()),
-        IpAddr::V6(_) => to,
-    };
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    let tries = PATIENCE.as_millis() / 500;
-    for _ in 0..tries {
-        socket.send_to(b"udp", to)?;
-        let mut buffer = [0; 16];
-        if socket.recv(&mut buffer).is_ok_and(|length| length == 3) {
-            return Ok(true);
+impl Pair {
+    fn v4() -> Self {
+        Self {
+            pod: [10, 0, 0, 1].into(),
+            peer: [10, 0, 0, 9].into(),
         }
     }
-    Ok(false)
-}
 
-struct Lab {
-    node: TestNode,
-    folder: PolicyFolder,
-    agent: TestAgent,
-}
-
-impl Lab {
-    /// Nine pods, all attached; what the folder says besides is up to the test.
-    fn new(pods: usize, objects: &[Value]) -> Result<Self> {
-        let node = TestNode::new(pods)?;
-        let folder = PolicyFolder::new()?;
-        folder.write("cluster.yaml", objects)?;
-        let agent = TestAgent::start(&node.node, &["--policy-dir", &folder.path()])?;
-        Ok(Self {
-            node,
-            folder,
-            agent,
-        })
-    }
-
-    fn attach(&self, at: usize, pod: &str) -> Result<u64> {
-        let netns = self.node.pods[at].name();
-        let arguments = ["attach", "--netns", netns, POD_INTERFACE, "--pod", pod];
-        let endpoint = self.agent.json(&arguments)?;
-        endpoint["id"].as_u64().context("endpoint without id")
-    }
-
-    /// Waits until the agent has made the folder's last version its own.
-    fn wait_for(&self, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
-        wait_until(what, || Ok(is(&self.agent.json(&["policy", "list"])?)))
-    }
-}
-
-/// SCTP is not in every kernel; there its packets are judged without
-/// connections (`explain` here, BPF_PROG_TEST_RUN elsewhere).
-#[test]
-fn nine_pods_connect_as_the_manifests_say_over_tcp_and_udp_ipv4_and_ipv6() -> Result<()> {
-    let mut objects = nine_pods();
-    objects.extend(policies());
-    let cluster = Cluster {
-        objects: objects.clone(),
-    };
-    let lab = Lab::new(9, &objects)?;
-    let mut servers = Vec::new();
-    for at in 0..9 {
-        lab.attach(at, &format!("{}/{}", NAMESPACES[at / 3], NAMES[at % 3]))?;
-        servers.push(Server::start(&lab.node.pods[at])?);
-    }
-    let pods: Vec<_> = cluster.pods().collect();
-    let mut probes = Vec::new();
-    for from in 0..9 {
-        for to in (0..9).filter(|to| *to != from) {
-            for family in 0..2 {
-                for port in PORTS {
-                    probes.extend([6, 17].map(|protocol| (from, to, family, protocol, port)));
-                }
-            }
+    fn v6() -> Self {
+        Self {
+            pod: [0xfd00, 0, 0, 0, 0, 0, 0, 1].into(),
+            peer: [0xfd00, 0, 0, 0, 0, 0, 0, 9].into(),
         }
     }
-    let address =
-        |at: usize, family: usize| -> Result<IpAddr> { Ok(addresses(at)[family].parse()?) };
-    let expected = |&(from, to, family, protocol, port): &(usize, usize, usize, u8, u16)| {
-        let verdict = |at: usize, ingress, peer: usize| -> Result<Verdict> {
-            let packet = Packet {
-                ingress,
-                peer: address(peer, family)?,
-                protocol,
-                port,
-            };
-            Ok(cluster.verdict(pods[at], POD_INTERFACE, &packet))
+
+    fn both() -> [Self; 2] {
+        [Self::v4(), Self::v6()]
+    }
+
+    fn frame(self, direction: Direction) -> Frame {
+        match direction {
+            Ingress => Frame::between(self.peer, self.pod),
+            Egress => Frame::between(self.pod, self.peer),
+        }
+    }
+
+    fn icmp(self) -> u8 {
+        if self.pod.is_ipv4() { ICMP } else { ICMP6 }
+    }
+
+    /// A TCP packet of the connection from the peer's 40000 to the pod's 80,
+    /// or from the pod's 80 to it.
+    fn served(self, direction: Direction, flags: u8) -> Vec<u8> {
+        let (source, destination) = match direction {
+            Ingress => (40_000, 80),
+            Egress => (80, 40_000),
         };
-        let (leaves, enters) = (verdict(from, false, to)?, verdict(to, true, from)?);
-        anyhow::Ok(leaves != Verdict::Denied && enters != Verdict::Denied)
-    };
-    let found: Vec<Result<bool>> = thread::scope(|scope| {
-        let running: Vec<_> = probes
-            .iter()
-            .map(|&(from, to, family, protocol, port)| {
-                let pods = &lab.node.pods;
-                let address = &address;
-                scope.spawn(move || {
-                    let target = SocketAddr::new(address(to, family)?, port);
-                    match protocol {
-                        6 => tcp_connects(&pods[from], target),
-                        _ => udp_answers(&pods[from], target),
-                    }
-                })
-            })
-            .collect();
-        let results = running.into_iter().map(|thread| thread.join());
-        results
-            .map(|result| result.unwrap_or_else(|_| anyhow::bail!("a probe panicked")))
-            .collect()
-    });
-    let mut wrong = Vec::new();
-    let mut counts = [0, 0];
-    for (probe, found) in probes.iter().zip(found) {
-        let (found, expected) = (found?, expected(probe)?);
-        counts[usize::from(expected)] += 1;
-        if found != expected {
-            wrong.push(format!("{probe:?}: passes {found}, should {expected}"));
+        self.frame(direction)
+            .carry(TCP, &tcp_flags(source, destination, flags))
+    }
+
+    /// A TCP packet of the connection from the pod's 40000 to the peer's 443,
+    /// or back.
+    fn called(self, direction: Direction, flags: u8) -> Vec<u8> {
+        let (source, destination) = match direction {
+            Egress => (40_000, 443),
+            Ingress => (443, 40_000),
+        };
+        self.frame(direction)
+            .carry(TCP, &tcp_flags(source, destination, flags))
+    }
+
+    fn is_peer(self, judge: &Judge) -> Result<()> {
+        let change = [(IdentityPrefix::Address(self.peer), Some(PEER))];
+        let maps = judge.kernel().maps();
+        Ok(maps.policy().set_identities(&change)?)
+    }
+}
+
+/// Runs packets in turn and holds each verdict against what is expected.
+fn expect(judge: &Judge, steps: &[(&str, Direction, Vec<u8>, Verdict)]) -> Result<()> {
+    for (what, direction, frame, expected) in steps {
+        let verdict = judge.run(1, *direction, frame)?;
+        assert_eq!(verdict, *expected, "{what}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_open_endpoint_passes_everything_and_remembers_nothing() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    expect(
+        &judge,
+        &[
+            ("a SYN in", Ingress, pair.served(Ingress, SYN), Pass),
+            ("a SYN out", Egress, pair.called(Egress, SYN), Pass),
+            (
+                "LLDP",
+                Ingress,
+                Frame::ethernet(0x88cc).carry(0, &[0; 40]),
+                Pass,
+            ),
+            (
+                "a later piece",
+                Ingress,
+                pair.frame(Ingress)
+                    .fragment(800, false)
+                    .carry(UDP, &[0; 40]),
+                Pass,
+            ),
+        ],
+    )
+    .unwrap();
+    assert!(judge.kernel().maps().flows().list().unwrap().is_empty());
+}
+
+#[test]
+fn replies_pass_both_ways_and_nothing_else_does() {
+    for pair in Pair::both() {
+        let judge = Judge::new(1).unwrap();
+        pair.is_peer(&judge).unwrap();
+        // In by port 80, out to port 443.
+        judge
+            .isolate(1, Ingress, &[(PolicyKey::port(PEER, TCP, 80), rule(1))])
+            .unwrap();
+        judge
+            .isolate(1, Egress, &[(PolicyKey::port(PEER, TCP, 443), rule(2))])
+            .unwrap();
+        let other = |direction: Direction, source, destination| {
+            pair.frame(direction)
+                .carry(TCP, &tcp_flags(source, destination, SYN))
+        };
+        expect(
+            &judge,
+            &[
+                (
+                    "an answer to nothing",
+                    Ingress,
+                    pair.called(Ingress, SYN_ACK),
+                    Drop(PolicyDenied),
+                ),
+                ("the pod calls", Egress, pair.called(Egress, SYN), Pass),
+                ("its answer", Ingress, pair.called(Ingress, SYN_ACK), Pass),
+                ("data out", Egress, pair.called(Egress, ACK), Pass),
+                ("data in", Ingress, pair.called(Ingress, ACK), Pass),
+                ("a peer calls", Ingress, pair.served(Ingress, SYN), Pass),
+                (
+                    "the pod answers",
+                    Egress,
+                    pair.served(Egress, SYN_ACK),
+                    Pass,
+                ),
+                (
+                    "another port",
+                    Ingress,
+                    other(Ingress, 40_000, 81),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "another port out",
+                    Egress,
+                    other(Egress, 40_000, 80),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "the same ports, other protocol",
+                    Ingress,
+                    pair.frame(Ingress).carry(UDP, &udp(40_000, 80, b"x")),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "SCTP is not TCP",
+                    Ingress,
+                    pair.frame(Ingress).carry(SCTP, &sctp(40_000, 80)),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "a new call from the answering side",
+                    Ingress,
+                    pair.called(Ingress, SYN),
+                    Drop(PolicyDenied),
+                ),
+                ("the call goes on", Ingress, pair.called(Ingress, ACK), Pass),
+            ],
+        )
+        .unwrap();
+        let hits = judge.kernel().maps().policy().rule_hits().unwrap();
+        assert_eq!(hits, [(1, 1), (2, 1)]);
+    }
+}
+
+#[test]
+fn each_protocol_has_its_replies() {
+    for pair in Pair::both() {
+        let judge = Judge::new(1).unwrap();
+        pair.is_peer(&judge).unwrap();
+        judge.isolate(1, Ingress, &[]).unwrap();
+        let request = if pair.pod.is_ipv4() { 8 } else { 128 };
+        let reply = if pair.pod.is_ipv4() { 0 } else { 129 };
+        let (out, back) = (pair.frame(Egress), pair.frame(Ingress));
+        let icmp = pair.icmp();
+        expect(
+            &judge,
+            &[
+                (
+                    "UDP before",
+                    Ingress,
+                    back.carry(UDP, &udp(53, 5000, b"x")),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "UDP out",
+                    Egress,
+                    out.carry(UDP, &udp(5000, 53, b"x")),
+                    Pass,
+                ),
+                (
+                    "UDP back",
+                    Ingress,
+                    back.carry(UDP, &udp(53, 5000, b"x")),
+                    Pass,
+                ),
+                (
+                    "UDP from another port",
+                    Ingress,
+                    back.carry(UDP, &udp(54, 5000, b"x")),
+                    Drop(PolicyDenied),
+                ),
+                ("SCTP out", Egress, out.carry(SCTP, &sctp(5000, 80)), Pass),
+                (
+                    "SCTP back",
+                    Ingress,
+                    back.carry(SCTP, &sctp(80, 5000)),
+                    Pass,
+                ),
+                (
+                    "a ping before",
+                    Ingress,
+                    back.carry(icmp, &echo(reply, 7)),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "a ping out",
+                    Egress,
+                    out.carry(icmp, &echo(request, 7)),
+                    Pass,
+                ),
+                (
+                    "its reply",
+                    Ingress,
+                    back.carry(icmp, &echo(reply, 7)),
+                    Pass,
+                ),
+                (
+                    "another reply",
+                    Ingress,
+                    back.carry(icmp, &echo(reply, 8)),
+                    Drop(PolicyDenied),
+                ),
+                (
+                    "a ping in of the same number",
+                    Ingress,
+                    back.carry(icmp, &echo(request, 7)),
+                    Drop(PolicyDenied),
+                ),
+                ("GRE out", Egress, out.carry(47, &[0; 8]), Pass),
+                ("GRE back", Ingress, back.carry(47, &[0; 8]), Pass),
+            ],
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn what_keeps_the_link_alive_passes_always_and_what_has_no_address_never() {
+    let judge = Judge::new(1).unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    judge.isolate(1, Egress, &[]).unwrap();
+    let v6 = Pair::v6();
+    let target = "fd00::1".parse().unwrap();
+    let mut steps = vec![("ARP", Frame::ethernet(0x0806).carry(0, &[0; 46]), Pass)];
+    for kind in [130, 131, 132, 133, 134, 135, 136, 137, 143] {
+        let frame = v6
+            .frame(Ingress)
+            .carry(ICMP6, &neighbor_message(kind, target));
+        steps.push(("neighbour or listener discovery", frame, Pass));
+    }
+    let in_pieces = v6
+        .frame(Ingress)
+        .fragment(0, true)
+        .carry(ICMP6, &neighbor_message(135, target));
+    steps.push(("discovery in pieces", in_pieces, Drop(PolicyDenied)));
+    let lldp = Frame::ethernet(0x88cc).carry(0, &[0; 46]);
+    steps.push(("LLDP", lldp, Drop(NonIp)));
+    let length = Frame::ethernet(60).carry(0, &[0; 60]);
+    steps.push(("802.3", length, Drop(NonIp)));
+    let broken = Frame::ethernet(0x8915).carry(0, &[0; 60]);
+    steps.push(("a broken GRH", broken, Drop(NonIp)));
+    for direction in [Ingress, Egress] {
+        for (what, frame, verdict) in &steps {
+            assert_eq!(
+                judge.run(1, direction, frame).unwrap(),
+                *verdict,
+                "{what} {direction:?}"
+            );
         }
     }
-    ensure!(
-        wrong.is_empty(),
-        "{} of {}: {wrong:#?}",
-        wrong.len(),
-        probes.len()
-    );
-    ensure!(
-        counts[0] > 100 && counts[1] > 100,
-        "a lopsided table: {counts:?}"
-    );
-    Ok(())
 }
 
-/// The pod's interface comes up only after it was attached, and the pod sends
-/// in a tight loop all the while: whatever leaves it was judged.
 #[test]
-fn a_pod_that_sends_from_its_first_microsecond_is_isolated() -> Result<()> {
-    let objects = [
-        namespace("x"),
-        pod(0, "x", "a"),
-        pod(1, "x", "b"),
-        policy(
-            "x",
-            "out",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "a"}},
-                "policyTypes": ["Egress"],
-                "egress": [{"ports": [{"port": 80, "protocol": "UDP"}]}],
-            }),
-        ),
+fn a_changed_policy_reaches_open_connections() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    pair.is_peer(&judge).unwrap();
+    let web = [(PolicyKey::port(PEER, TCP, 80), rule(1))];
+    judge.isolate(1, Ingress, &web).unwrap();
+    let open = [
+        ("SYN", Ingress, pair.served(Ingress, SYN), Pass),
+        ("SYN-ACK", Egress, pair.served(Egress, SYN_ACK), Pass),
+        ("data", Ingress, pair.served(Ingress, ACK), Pass),
     ];
-    let lab = Lab::new(2, &objects)?;
-    let [sender, receiver] = &lab.node.pods[..] else {
-        anyhow::bail!("two pods");
-    };
-    sender.ip(&format!("link set {POD_INTERFACE} down"))?;
-    let [peer, _] = addresses(1);
-    let sockets: Vec<_> = PORTS
-        .iter()
-        .map(|port| Ok(receiver.enter(|| UdpSocket::bind((peer.as_str(), *port)))??))
-        .collect::<Result<_>>()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let flood = {
-        let stop = Arc::clone(&stop);
-        let peer = peer.clone();
-        let socket = sender.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
-        thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                for port in PORTS {
-                    // Fails until the interface is up.
-                    let _ = socket.send_to(b"early", (peer.as_str(), port));
-                }
-            }
-        })
-    };
-    lab.attach(0, "x/a")?;
-    sender.ip(&format!("link set {POD_INTERFACE} up"))?;
-    let mut buffer = [0; 16];
-    let [allowed, denied] = &sockets[..] else {
-        anyhow::bail!("two ports");
-    };
-    allowed.set_read_timeout(Some(Duration::from_secs(20)))?;
-    for _ in 0..100 {
-        allowed
-            .recv(&mut buffer)
-            .context("what is allowed does not come through")?;
-    }
-    denied.set_nonblocking(true)?;
-    ensure!(denied.recv(&mut buffer).is_err(), "a packet got through");
-    stop.store(true, Ordering::Relaxed);
-    let _ = flood.join();
-    Ok(())
+    expect(&judge, &open).unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    expect(
+        &judge,
+        &[
+            // The pod's own packets would else open it anew, as its own call.
+            (
+                "the answering side first",
+                Egress,
+                pair.served(Egress, ACK),
+                Drop(PolicyDenied),
+            ),
+            (
+                "the peer",
+                Ingress,
+                pair.served(Ingress, ACK),
+                Drop(PolicyDenied),
+            ),
+            (
+                "the peer anew",
+                Ingress,
+                pair.served(Ingress, SYN),
+                Drop(PolicyDenied),
+            ),
+        ],
+    )
+    .unwrap();
+    judge.isolate(1, Ingress, &web).unwrap();
+    expect(
+        &judge,
+        &[
+            ("allowed again", Egress, pair.served(Egress, ACK), Pass),
+            ("both ways", Ingress, pair.served(Ingress, ACK), Pass),
+        ],
+    )
+    .unwrap();
+    // Judged once a change, not once a packet.
+    assert_eq!(judge.kernel().maps().policy().rule_hit(1).unwrap(), 2);
 }
 
 #[test]
-fn a_pod_that_the_source_does_not_know_is_isolated_until_it_does() -> Result<()> {
-    let lab = Lab::new(2, &[namespace("x"), pod(1, "x", "b")])?;
-    let [peer, _] = addresses(1);
-    let id = lab.attach(0, "x/a")?;
-    ensure!(!pings(&lab.node.pods[0], &peer)?, "an unknown pod is open");
-    let status = lab.agent.json(&["status"])?.to_string();
-    ensure!(
-        status.contains(&format!("endpoint {id}: isolated: pod x/a is not known")),
-        "{status}"
-    );
-    lab.folder.write("new.yaml", &[pod(0, "x", "a")])?;
-    lab.wait_for("the pod to be known", |list| {
-        list["endpoints"][0]["ingress"] == "open"
-    })?;
-    ensure!(pings(&lab.node.pods[0], &peer)?, "no policy selects it");
-    Ok(())
+fn an_isolated_endpoint_without_its_policy_drops() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    judge
+        .flag(1, EndpointConfig::ENFORCE_INGRESS, true)
+        .unwrap();
+    expect(
+        &judge,
+        &[
+            (
+                "in",
+                Ingress,
+                pair.served(Ingress, SYN),
+                Drop(PolicyMissing),
+            ),
+            ("out", Egress, pair.called(Egress, SYN), Pass),
+            ("back", Ingress, pair.called(Ingress, SYN_ACK), Pass),
+        ],
+    )
+    .unwrap();
 }
 
 #[test]
-fn a_bad_file_changes_nothing_over_a_restart_and_is_named() -> Result<()> {
-    let deny = policy("x", "deny", json!({"podSelector": {}}));
-    let objects = [namespace("x"), pod(0, "x", "a"), pod(1, "x", "b")];
-    let mut lab = Lab::new(2, &objects)?;
-    lab.folder.write("deny.yaml", std::slice::from_ref(&deny))?;
-    lab.attach(0, "x/a")?;
-    let isolated = |list: &Value| list["endpoints"][0]["ingress"] == "isolated";
-    lab.wait_for("the policy", isolated)?;
-    let (sender, [target, _]) = (&lab.node.pods[1], addresses(0));
-    ensure!(!pings(sender, &target)?);
-    let bad = deny.to_string().replace("podSelector", "podSelectors");
-    lab.folder.write_text("deny.yaml", &bad)?;
-    let refused = |list: &Value| list["problems"].to_string().contains("podSelectors");
-    lab.wait_for("the refusal", refused)?;
-    ensure!(!pings(sender, &target)?, "the old policy is gone");
-    lab.agent.kill()?;
-    lab.agent.restart()?;
-    ensure!(
-        !pings(sender, &target)?,
-        "the old policy is gone after a restart"
-    );
-    let list = lab.agent.json(&["policy", "list"])?;
-    ensure!(isolated(&list) && refused(&list), "{list}");
-    let problem = list["problems"].to_string();
-    ensure!(
-        problem.contains("deny.yaml: line 1: spec.podSelectors: unknown field"),
-        "{problem}"
-    );
-    std::fs::remove_file(lab.folder.file("deny.yaml"))?;
-    lab.wait_for("the policy's end", |list| !isolated(list))?;
-    ensure!(pings(sender, &target)?);
-    Ok(())
-}
-
-#[test]
-fn list_show_explain_test_and_audit_tell_what_is_in_force() -> Result<()> {
-    let objects = [
-        namespace("x"),
-        pod(0, "x", "a"),
-        pod(1, "x", "b"),
-        policy(
-            "x",
-            "web",
-            json!({
-                "podSelector": {"matchLabels": {"pod": "a"}},
-                "ingress": [{
-                    "from": [{"podSelector": {"matchLabels": {"pod": "b"}}}],
-                    "ports": [{"port": 80}, {"port": 5000, "endPort": 5007, "protocol": "SCTP"}],
-                }],
-            }),
-        ),
+fn wildcards_add_to_what_an_identity_may() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    let policy = [
+        (PolicyKey::ports(identity::ANY, TCP, 8080, 12), rule(1)),
+        (PolicyKey::protocol(PEER, UDP), rule(2)),
     ];
-    let lab = Lab::new(2, &objects)?;
-    let id = lab.attach(0, "x/a")?;
-    let _server = Server::start(&lab.node.pods[0])?;
-    let agent = &lab.agent;
-    let explain = |from: &str, port: &str| {
-        agent.json(&[
-            "policy", "explain", "--from", from, "--to", "x/a", "--port", port,
-        ])
+    judge.isolate(1, Ingress, &policy).unwrap();
+    let to = |port| {
+        pair.frame(Ingress)
+            .carry(TCP, &tcp_flags(40_000, port, SYN))
     };
-    let rule = "MultiNetworkPolicy x/web ingress[0]";
-    let allowed = explain("x/b", "80/tcp")?;
-    ensure!(allowed[0]["passes"] == true, "{allowed}");
-    ensure!(allowed[0]["network"] == NETWORK, "{allowed}");
-    ensure!(allowed[0]["ends"][0]["rule"] == rule, "{allowed}");
-    ensure!(explain("x/b", "5007/sctp")?[0]["passes"] == true);
-    ensure!(explain("x/b", "5007/tcp")?[0]["passes"] == false);
-    ensure!(explain("x/b", "5008/sctp")?[0]["passes"] == false);
-    let port = explain("x/b", "81/tcp")?[0]["ends"][0]["why"].to_string();
-    let wanted = format!("{rule} is for this peer, but allows only 80/tcp, 5000-5007/sctp");
-    ensure!(port.contains(&wanted), "{port}");
-    let peer = explain("192.0.2.1", "80/tcp")?[0]["ends"][0]["why"].to_string();
-    ensure!(
-        peer.contains("isolated by MultiNetworkPolicy x/web"),
-        "{peer}"
-    );
-    ensure!(
-        peer.contains(&format!("{rule} allows 80/tcp, but not for this peer")),
-        "{peer}"
-    );
+    let datagram = || pair.frame(Ingress).carry(UDP, &udp(40_000, 9, b"x"));
+    expect(
+        &judge,
+        &[
+            ("a stranger in the range", Ingress, to(8095), Pass),
+            (
+                "a stranger past the range",
+                Ingress,
+                to(8096),
+                Drop(PolicyDenied),
+            ),
+            (
+                "a stranger's datagram",
+                Ingress,
+                datagram(),
+                Drop(PolicyDenied),
+            ),
+        ],
+    )
+    .unwrap();
+    // By the longest prefix, when no exact entry is there.
+    let cidr = |text: &str, identity| (IdentityPrefix::Cidr(text.parse().unwrap()), Some(identity));
+    let maps = judge.kernel().maps().policy();
+    maps.set_identities(&[cidr("10.0.0.0/24", PEER), cidr("10.0.0.0/8", PEER + 1)])
+        .unwrap();
+    expect(
+        &judge,
+        &[
+            ("the peer in the range", Ingress, to(8080), Pass),
+            ("the peer's datagram", Ingress, datagram(), Pass),
+        ],
+    )
+    .unwrap();
+}
 
-    let target = SocketAddr::new(addresses(0)[0].parse()?, 80);
-    ensure!(tcp_connects(&lab.node.pods[1], target)?);
-    let shown = agent.json(&["policy", "show", &id.to_string()])?;
-    ensure!(shown["rules"][0]["rule"] == rule, "{shown}");
-    ensure!(shown["rules"][0]["hits"].as_u64() >= Some(1), "{shown}");
-    agent.run(&["policy", "list"])?;
+#[test]
+fn the_node_enters_unless_told_otherwise() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    let node = [(IdentityPrefix::Address(pair.peer), Some(identity::NODE))];
+    judge
+        .kernel()
+        .maps()
+        .policy()
+        .set_identities(&node)
+        .unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    judge.isolate(1, Egress, &[]).unwrap();
+    assert_eq!(
+        judge.run(1, Ingress, &pair.served(Ingress, SYN)).unwrap(),
+        Drop(PolicyDenied)
+    );
+    judge.flag(1, EndpointConfig::ALLOW_NODE, true).unwrap();
+    expect(
+        &judge,
+        &[
+            ("in", Ingress, pair.served(Ingress, SYN), Pass),
+            ("the answer", Egress, pair.served(Egress, SYN_ACK), Pass),
+            (
+                "the pod's own call",
+                Egress,
+                pair.called(Egress, SYN),
+                Drop(PolicyDenied),
+            ),
+        ],
+    )
+    .unwrap();
+    judge.flag(1, EndpointConfig::ALLOW_NODE, false).unwrap();
+    assert_eq!(
+        judge.run(1, Ingress, &pair.served(Ingress, ACK)).unwrap(),
+        Drop(PolicyDenied)
+    );
+}
 
-    let expectations = lab.folder.file("expected");
-    let text = "
-- {from: x/b, to: x/a, port: 80/tcp, expect: allow}
-- {from: x/b, to: x/a, port: 81/tcp, expect: deny}
-- {from: 192.0.2.1, to: x/a, port: 80/tcp, expect: deny}
-";
-    std::fs::write(&expectations, text)?;
-    let expectations = expectations.display().to_string();
-    let folder = lab.folder.path();
-    for arguments in [
-        vec!["policy", "test", &expectations],
-        vec!["policy", "test", &expectations, "--policy-dir", &folder],
-    ] {
-        ensure!(agent.run(&arguments)? == "3 expectations met\n");
+#[test]
+fn two_pods_never_share_a_connection() {
+    let judge = Judge::new(2).unwrap();
+    let pair = Pair::v4();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    judge.isolate(2, Ingress, &[]).unwrap();
+    assert_eq!(
+        judge.run(1, Egress, &pair.called(Egress, SYN)).unwrap(),
+        Pass
+    );
+    // The very same packet at the other pod's interface is nobody's answer.
+    let answer = pair.called(Ingress, SYN_ACK);
+    assert_eq!(judge.run(2, Ingress, &answer).unwrap(), Drop(PolicyDenied));
+    assert_eq!(judge.run(1, Ingress, &answer).unwrap(), Pass);
+    // Nor is it when the endpoint's id has gone to another pod.
+    judge.forget_flows(1).unwrap();
+    assert_eq!(judge.run(1, Ingress, &answer).unwrap(), Drop(PolicyDenied));
+}
+
+#[test]
+fn pieces_follow_their_first() {
+    for pair in Pair::both() {
+        let judge = Judge::new(1).unwrap();
+        judge
+            .isolate(
+                1,
+                Ingress,
+                &[(PolicyKey::port(identity::ANY, UDP, 53), rule(1))],
+            )
+            .unwrap();
+        let first = |port| {
+            pair.frame(Ingress)
+                .fragment(0, true)
+                .carry(UDP, &udp(9, port, &[0; 32]))
+        };
+        let later = || pair.frame(Ingress).fragment(40, false).carry(UDP, &[0; 24]);
+        expect(
+            &judge,
+            &[
+                (
+                    "a later piece before",
+                    Ingress,
+                    later(),
+                    Drop(FragmentUntracked),
+                ),
+                (
+                    "a first piece refused",
+                    Ingress,
+                    first(54),
+                    Drop(PolicyDenied),
+                ),
+                ("what follows it", Ingress, later(), Drop(FragmentUntracked)),
+                ("a first piece allowed", Ingress, first(53), Pass),
+                ("what follows it", Ingress, later(), Pass),
+            ],
+        )
+        .unwrap();
+        // The open direction is not asked.
+        let out = pair.frame(Egress).fragment(40, false).carry(UDP, &[0; 24]);
+        assert_eq!(judge.run(1, Egress, &out).unwrap(), Pass);
+        judge.isolate(1, Ingress, &[]).unwrap();
+        assert_eq!(
+            judge.run(1, Ingress, &later()).unwrap(),
+            Drop(FragmentUntracked),
+            "another policy"
+        );
     }
-    std::fs::write(
-        &expectations,
-        text.replace("81/tcp, expect: deny", "81/tcp, expect: allow"),
-    )?;
-    for arguments in [
-        vec!["policy", "test", &expectations],
-        vec!["policy", "test", &expectations, "--policy-dir", &folder],
-    ] {
-        let output = agent.output(&arguments)?;
-        ensure!(output.status.code() == Some(1), "{output:?}");
-        let printed = String::from_utf8(output.stdout)?;
-        let wanted = "expected:3: x/b -> x/a 81/tcp: expected allow: ";
-        ensure!(printed.contains(wanted), "{printed}");
-    }
+}
 
-    let closed = SocketAddr::new(target.ip(), 81);
-    agent.run(&["policy", "audit", &id.to_string(), "on"])?;
-    ensure!(tcp_connects(&lab.node.pods[1], closed)?, "audit mode drops");
-    let audited = explain("x/b", "81/tcp")?;
-    ensure!(audited[0]["passes"] == true && audited[0]["ends"][0]["allowed"] == false);
-    agent.run(&["policy", "audit", &id.to_string(), "off"])?;
-    ensure!(
-        !tcp_connects(&lab.node.pods[1], closed)?,
-        "audit mode is not off"
+#[test]
+fn icmp_errors_pass_for_known_connections_only() {
+    for pair in Pair::both() {
+        let judge = Judge::new(1).unwrap();
+        judge.isolate(1, Ingress, &[]).unwrap();
+        // A router of its own reports that the pod's packet did not fit.
+        let router: IpAddr = match pair.pod {
+            IpAddr::V4(_) => [10, 0, 0, 254].into(),
+            IpAddr::V6(_) => [0xfd00, 0, 0, 0, 0, 0, 0, 254].into(),
+        };
+        let kind = if pair.pod.is_ipv4() { 3 } else { 2 };
+        let error = |packet: &[u8]| {
+            // Without its Ethernet header, and cut short as routers do.
+            let quoted = &packet[14..packet.len().min(14 + 60)];
+            Frame::between(router, pair.pod).carry(pair.icmp(), &icmp(kind, 4, quoted))
+        };
+        let sent = pair.called(Egress, SYN);
+        let datagram = pair.frame(Egress).carry(UDP, &udp(5000, 53, b"x"));
+        let request = if pair.pod.is_ipv4() { 8 } else { 128 };
+        let ping = pair.frame(Egress).carry(pair.icmp(), &echo(request, 7));
+        for packet in [&sent, &datagram, &ping] {
+            assert_eq!(
+                judge.run(1, Ingress, &error(packet)).unwrap(),
+                Drop(PolicyDenied)
+            );
+            assert_eq!(judge.run(1, Egress, packet).unwrap(), Pass);
+            assert_eq!(judge.run(1, Ingress, &error(packet)).unwrap(), Pass);
+        }
+        // Of a packet that the pod has not sent, and of one that it got.
+        let forged = pair.frame(Egress).carry(UDP, &udp(5001, 53, b"x"));
+        let received = pair.frame(Ingress).carry(UDP, &udp(53, 5000, b"x"));
+        for packet in [&forged, &received] {
+            assert_eq!(
+                judge.run(1, Ingress, &error(packet)).unwrap(),
+                Drop(PolicyDenied)
+            );
+        }
+        // Too short to tell.
+        let stub =
+            Frame::between(router, pair.pod).carry(pair.icmp(), &icmp(kind, 4, &sent[14..30]));
+        assert_eq!(judge.run(1, Ingress, &stub).unwrap(), Drop(PolicyDenied));
+    }
+}
+
+#[test]
+fn a_connection_that_ended_lets_a_new_one_be_judged() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    expect(
+        &judge,
+        &[
+            ("SYN", Egress, pair.called(Egress, SYN), Pass),
+            ("SYN-ACK", Ingress, pair.called(Ingress, SYN_ACK), Pass),
+            ("FIN", Egress, pair.called(Egress, FIN_ACK), Pass),
+            (
+                "half closed, data goes on",
+                Ingress,
+                pair.called(Ingress, ACK),
+                Pass,
+            ),
+            ("FIN back", Ingress, pair.called(Ingress, FIN_ACK), Pass),
+            ("the last ACK", Egress, pair.called(Egress, ACK), Pass),
+            (
+                "the peer calls by the same ports",
+                Ingress,
+                pair.called(Ingress, SYN),
+                Drop(PolicyDenied),
+            ),
+            (
+                "the pod calls again",
+                Egress,
+                pair.called(Egress, SYN),
+                Pass,
+            ),
+            (
+                "and is answered",
+                Ingress,
+                pair.called(Ingress, SYN_ACK),
+                Pass,
+            ),
+        ],
+    )
+    .unwrap();
+    // A reset alone opens nothing.
+    let reset = pair.frame(Egress).carry(TCP, &tcp_flags(41_000, 443, RST));
+    let answer = pair.frame(Ingress).carry(TCP, &tcp_flags(443, 41_000, ACK));
+    expect(
+        &judge,
+        &[
+            ("a reset out", Egress, reset, Pass),
+            ("and back", Ingress, answer, Drop(PolicyDenied)),
+        ],
+    )
+    .unwrap();
+}
+
+#[test]
+fn roce_between_two_addresses_is_one_connection() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    let packet = |direction: Direction, source_port| {
+        let payload = Roce::write(1, 32).bytes();
+        pair.frame(direction)
+            .carry(UDP, &udp(source_port, 4791, &payload))
+    };
+    expect(
+        &judge,
+        &[
+            (
+                "in before",
+                Ingress,
+                packet(Ingress, 50_000),
+                Drop(PolicyDenied),
+            ),
+            ("out", Egress, packet(Egress, 49_152), Pass),
+            (
+                "in by another source port",
+                Ingress,
+                packet(Ingress, 50_000),
+                Pass,
+            ),
+        ],
+    )
+    .unwrap();
+}
+
+#[test]
+fn audit_mode_tells_what_it_would_drop_and_drops_nothing() {
+    let judge = Judge::new(1).unwrap();
+    let pair = Pair::v4();
+    judge.flag(1, EndpointConfig::AUDIT, true).unwrap();
+    judge
+        .isolate(
+            1,
+            Ingress,
+            &[(PolicyKey::port(identity::ANY, TCP, 80), rule(1))],
+        )
+        .unwrap();
+    let denied = |flags| {
+        pair.frame(Ingress)
+            .carry(TCP, &tcp_flags(40_000, 81, flags))
+    };
+    let answer = pair
+        .frame(Egress)
+        .carry(TCP, &tcp_flags(81, 40_000, SYN_ACK));
+    expect(
+        &judge,
+        &[
+            ("allowed", Ingress, pair.served(Ingress, SYN), Pass),
+            ("denied", Ingress, denied(SYN), Pass),
+            ("its answer", Egress, answer, Pass),
+            ("denied still", Ingress, denied(ACK), Pass),
+            (
+                "no address",
+                Ingress,
+                Frame::ethernet(0x88cc).carry(0, &[0; 46]),
+                Pass,
+            ),
+        ],
+    )
+    .unwrap();
+    let mut counts: Vec<_> = judge
+        .kernel()
+        .maps()
+        .policy()
+        .would_drop()
+        .unwrap()
+        .values()
+        .flatten()
+        .map(|(key, counter)| (key.port, key.direction, key.reason, counter.packets))
+        .collect();
+    counts.sort_unstable();
+    let ingress = Ingress as u8;
+    assert_eq!(
+        counts,
+        [
+            (1, ingress, PolicyDenied as u8, 2),
+            (1, ingress, NonIp as u8, 1)
+        ]
     );
-    Ok(())
+    assert!(judge.kernel().maps().drops().unwrap().is_empty());
+    // Enforced from now on, open connections included.
+    judge.flag(1, EndpointConfig::AUDIT, false).unwrap();
+    assert_eq!(
+        judge.run(1, Ingress, &denied(ACK)).unwrap(),
+        Drop(PolicyDenied)
+    );
+}
+
+#[test]
+fn a_flood_of_one_pod_pushes_out_no_answered_connection_of_another() {
+    let judge = Judge::sized(dataplane::kernel::Sizes {
+        max_endpoints: 2,
+        flows: 1024,
+        ..dataplane::kernel::Sizes::DEFAULT
+    })
+    .unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    judge.isolate(2, Ingress, &[]).unwrap();
+    let pair = Pair::v4();
+    let call = |direction: Direction, port: u16, flags| {
+        let (source, destination) = match direction {
+            Egress => (port, 443),
+            Ingress => (443, port),
+        };
+        pair.frame(direction)
+            .carry(TCP, &tcp_flags(source, destination, flags))
+    };
+    for port in 1..=100 {
+        assert_eq!(
+            judge.run(2, Egress, &call(Egress, port, SYN)).unwrap(),
+            Pass
+        );
+        assert_eq!(
+            judge
+                .run(2, Ingress, &call(Ingress, port, SYN_ACK))
+                .unwrap(),
+            Pass
+        );
+    }
+    // Eighty times what the table of unanswered connections holds.
+    for port in 0..10_000 {
+        assert_eq!(
+            judge.run(1, Egress, &call(Egress, port, SYN)).unwrap(),
+            Pass
+        );
+    }
+    for port in 1..=100 {
+        assert_eq!(
+            judge.run(2, Ingress, &call(Ingress, port, ACK)).unwrap(),
+            Pass,
+            "port {port}"
+        );
+    }
+    let count = judge.kernel().maps().flows().count().unwrap();
+    assert_eq!(count.answered, 100);
+    assert!(count.unanswered <= 128, "{count:?}");
+}
+
+#[test]
+fn an_endpoint_opens_no_more_connections_than_its_bucket_grants() {
+    let judge = Judge::new(1).unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    judge
+        .kernel()
+        .maps()
+        .change_endpoint(1, |config| config.flow_rate = 0)
+        .unwrap();
+    let pair = Pair::v4();
+    expect(
+        &judge,
+        &[
+            (
+                "judged all the same",
+                Egress,
+                pair.called(Egress, SYN),
+                Pass,
+            ),
+            (
+                "but not remembered",
+                Ingress,
+                pair.called(Ingress, SYN_ACK),
+                Drop(PolicyDenied),
+            ),
+        ],
+    )
+    .unwrap();
+    let maps = judge.kernel().maps();
+    assert_eq!(maps.fault(Fault::FlowsThrottled).unwrap(), 1);
+    assert!(maps.flows().list().unwrap().is_empty());
 }

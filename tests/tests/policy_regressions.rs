@@ -3,9 +3,9 @@
 //! by hand; compiled tables and naive evaluator must both give them.
 //!
 //! Elsewhere, because they need more than a table: replies, fragments, ICMP
-//! errors, related connections (`policy_flows`), atomic updates
-//! (`policy_apply`), isolation before a pod starts (`policy`), a pod with
-//! NET_ADMIN (`agent`), neighbour discovery (`policy_flows`).
+//! errors, neighbour discovery (`policy`), atomic updates (`policy_apply`),
+//! isolation before a pod starts (`policy_node`), a pod with NET_ADMIN
+//! (`agent`).
 
 #![expect(
     clippy::unwrap_used,

@@ -8,13 +8,13 @@ use crate::parse::protocol;
 pub mod identity {
     /// An address in no set; in a [`PolicyData`](super::PolicyData): any peer.
     pub const ANY: u32 = 0;
-    /// An address of the node itself that is in no set.
+    /// The first of the node's own: one for each class of its addresses, up to
+    /// [`FIRST`].
     pub const NODE: u32 = 1;
-    /// Numbers below are the node's own, since its addresses may be in sets
-    /// like any other's.
+    /// The first that is not reserved.
     pub const FIRST: u32 = 256;
 
-    /// Whether an identity is one of the node's own.
+    /// Whether it is one of the node's own.
     #[inline(always)]
     pub const fn is_node(identity: u32) -> bool {
         identity.wrapping_sub(NODE) < FIRST - NODE

@@ -1,5 +1,7 @@
 //! The tables of connections.
 
+use core::ptr;
+
 use aya_ebpf::bindings::BPF_ANY;
 use dataplane_ebpf::abi::{
     EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass,
@@ -11,26 +13,25 @@ use super::{
     maps::{FLOW_STATS, FLOW_TOKENS, FLOWS, FLOWS_NEW, FRAGMENTS},
 };
 
-/// Where a connection stands, if it is known.
+/// Where a connection stands. Not an `Option`: its unset half would be read.
 pub struct Found {
+    /// Null where it is not known.
     pub flow: *mut Flow,
     /// In `flows`; else in `flows_new`.
     pub answered: bool,
 }
 
-/// Looks a connection up. One lookup finds an established one.
+/// Looks a connection up. One lookup finds an established one. Those that
+/// nobody has answered need not be looked for by a packet that opens one: it
+/// is judged in either case, and takes the place of what is there.
 #[inline(always)]
-pub fn find(key: &FlowKey) -> Option<Found> {
-    if let Some(flow) = FLOWS.get_ptr_mut(key) {
-        return Some(Found {
-            flow,
-            answered: true,
-        });
+pub fn find(key: &FlowKey, among_new: bool) -> Found {
+    let mut flow = FLOWS.get_ptr_mut(key).unwrap_or(ptr::null_mut());
+    let answered = !flow.is_null();
+    if !answered && among_new {
+        flow = FLOWS_NEW.get_ptr_mut(key).unwrap_or(ptr::null_mut());
     }
-    FLOWS_NEW.get_ptr_mut(key).map(|flow| Found {
-        flow,
-        answered: false,
-    })
+    Found { flow, answered }
 }
 
 /// Enters a new connection, if its endpoint may open one more.

@@ -115,7 +115,7 @@ pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
 /// Connections that nobody has answered yet: apart from the others, so that a
 /// flood of them pushes nothing but itself out.
 #[btf_map(name = "flows_new")]
-pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 32768> = LruHashMap::new();
+pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 8192> = LruHashMap::new();
 
 /// Endpoint id -> flows it may still open.
 #[btf_map(name = "flow_tokens")]

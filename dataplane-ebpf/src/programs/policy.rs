@@ -57,7 +57,7 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
     join();
     match refused {
         None => case.pass(),
-        Some(reason) if config.flags & EndpointConfig::AUDIT != 0 => {
+        Some(reason) if case.is_audit() => {
             case.tell_would_drop(reason);
             pass(&subject, parsed)
         }
@@ -170,45 +170,57 @@ impl Case<'_> {
             pull_and_restart(self.context, direction);
             return false;
         };
-        table::find(&key).is_some_and(|found| {
-            // SAFETY: from a map lookup.
-            let flow = unsafe { &*found.flow };
-            let first = self.config.first_epoch;
-            flow.is_live(flow.state, key.protocol, first, self.now_ns)
-                && flow.policy_epoch == self.config.policy_epoch
-                && flow.flags & Flow::REFUSED == 0
-        })
+        // SAFETY: from a map lookup.
+        let Some(flow) = (unsafe { table::find(&key, true).flow.as_ref() }) else {
+            return false;
+        };
+        let first = self.config.first_epoch;
+        flow.is_live(flow.state, key.protocol, first, self.now_ns)
+            && flow.policy_epoch == self.config.policy_epoch
+            && flow.flags & Flow::REFUSED == 0
     }
 
     #[inline(always)]
     fn judge_connection(&self, role: Role) -> Option<DropReason> {
         let direction = self.subject.direction;
         let key = self.flow_key();
-        let found = table::find(&key);
-        if let Some(found) = &found {
-            // SAFETY: from a map lookup.
-            let flow = unsafe { &*found.flow };
+        let opens = matches!(role, Role::Opens);
+        let found = table::find(&key, !opens);
+        join();
+        let mut known = false;
+        let mut initiator = direction;
+        let mut epoch = 0;
+        // SAFETY: from a map lookup.
+        if let Some(flow) = unsafe { found.flow.as_ref() } {
             let first = self.config.first_epoch;
-            let live = flow.is_live(flow.state, key.protocol, first, self.now_ns);
             // A SYN of the answering side opens another connection.
-            let another = matches!(role, Role::Opens) && flow.initiator != direction;
-            if live && !another {
-                join();
-                return self.follow(&key, found);
+            known = flow.is_live(flow.state, key.protocol, first, self.now_ns)
+                && !(opens && flow.initiator != direction);
+            if known {
+                initiator = flow.initiator;
+                epoch = flow.policy_epoch;
             }
         }
+        if known && epoch == self.config.policy_epoch {
+            return self.follow(&key, &found, initiator);
+        }
         join();
-        let judged = self.judge(&Question {
-            direction,
-            remote: key.remote,
-            protocol: key.protocol,
-            port: key.judged_port(direction),
-        });
+        let refused = self
+            .judge(&Question {
+                direction: initiator,
+                remote: key.remote,
+                protocol: key.protocol,
+                port: key.judged_port(initiator),
+            })
+            .err();
         join();
-        let refused = judged.err();
+        if known {
+            self.renew(&found, refused.is_some());
+            return self.follow(&key, &found, initiator);
+        }
         // Audit mode remembers what it would drop, so that answers to it do
         // not look like connections of the other side.
-        let remembered = refused.is_none() || self.config.flags & EndpointConfig::AUDIT != 0;
+        let remembered = refused.is_none() || self.is_audit();
         if remembered && !matches!(role, Role::Answers) {
             let mut flow = Flow::open(direction, self.config.policy_epoch, self.now_ns);
             if refused.is_some() {
@@ -216,45 +228,51 @@ impl Case<'_> {
             }
             flow.packets = self.subject.packets;
             flow.bytes = self.subject.bytes;
-            match found {
-                // SAFETY: from a map lookup.
-                Some(found) => unsafe { *found.flow = flow },
+            // SAFETY: from a map lookup.
+            match unsafe { found.flow.as_mut() } {
+                Some(known) => *known = flow,
                 None => table::enter(&key, &flow, self.config, self.now_ns),
             }
         }
         refused
     }
 
-    /// A packet of a connection that is known.
+    /// Writes what the policy in force says of a connection.
     #[inline(always)]
-    fn follow(&self, key: &FlowKey, found: &table::Found) -> Option<DropReason> {
+    fn renew(&self, found: &table::Found, refused: bool) {
+        // SAFETY: from a map lookup.
+        let Some(flow) = (unsafe { found.flow.as_mut() }) else {
+            return;
+        };
+        table::tell(FlowCounter::Rejudged);
+        if refused {
+            table::tell(FlowCounter::Refused);
+            flow.flags |= Flow::REFUSED;
+        } else {
+            flow.flags &= !Flow::REFUSED;
+        }
+        flow.policy_epoch = self.config.policy_epoch;
+    }
+
+    /// A packet of a connection that is known and judged.
+    #[inline(always)]
+    fn follow(
+        &self,
+        key: &FlowKey,
+        found: &table::Found,
+        initiator: Direction,
+    ) -> Option<DropReason> {
         // SAFETY: from a map lookup. Packets of the other direction may be
         // handled by another processor at the same time: what is lost then is
         // a count, or the step of a state that the next packet takes again.
-        let flow = unsafe { &mut *found.flow };
-        let initiator = flow.initiator;
-        if flow.policy_epoch != self.config.policy_epoch {
-            table::tell(FlowCounter::Rejudged);
-            let judged = self.judge(&Question {
-                direction: initiator,
-                remote: key.remote,
-                protocol: key.protocol,
-                port: key.judged_port(initiator),
-            });
-            if judged.is_err() {
-                table::tell(FlowCounter::Refused);
-                flow.flags |= Flow::REFUSED;
-            } else {
-                flow.flags &= !Flow::REFUSED;
-            }
-            flow.policy_epoch = self.config.policy_epoch;
-            join();
-        }
+        let Some(flow) = (unsafe { found.flow.as_mut() }) else {
+            return Some(DropReason::PolicyMissing);
+        };
         let from_initiator = initiator == self.subject.direction;
         if flow.flags & Flow::REFUSED != 0 {
-            let audit = self.config.flags & EndpointConfig::AUDIT != 0;
             // But for audit mode there would be no answer to speak of.
-            return (from_initiator || !audit).then_some(DropReason::PolicyDenied);
+            let told = from_initiator || !self.is_audit();
+            return told.then_some(DropReason::PolicyDenied);
         }
         let was = flow.state;
         let (state, flags) = flow.after(
@@ -269,6 +287,11 @@ impl Case<'_> {
             table::promote(key, &flow);
         }
         None
+    }
+
+    #[inline(always)]
+    fn is_audit(&self) -> bool {
+        self.config.flags & EndpointConfig::AUDIT != 0
     }
 
     /// The connection that the packet belongs to.

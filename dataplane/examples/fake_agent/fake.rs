@@ -12,8 +12,8 @@ use dataplane::{
         Cni, Dataplane, Policies,
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
-            Event, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink, UplinkRequest,
-            UplinkStats, XdpMode,
+            Event, FlowStats, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink,
+            UplinkRequest, UplinkStats, XdpMode,
         },
     },
 };
@@ -153,6 +153,13 @@ impl Dataplane for Fake {
                 .map(|u| uplink_traffic(u, ms))
                 .collect(),
             repairs: 0,
+            flows: FlowStats {
+                answered: 1000,
+                unanswered: 10,
+                answered_limit: 65536,
+                unanswered_limit: 8192,
+                events: BTreeMap::from([("created".into(), ms)]),
+            },
             faults: BTreeMap::from([("events_throttled".into(), ms / 1000)]),
         })
     }
@@ -279,6 +286,7 @@ fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
         ingress: packets(ms * load * 3, 900),
         egress: packets(ms * load, 120),
         drops: vec![drop("ipv4_truncated", ms * (load % 3) / 100)],
+        would_drop: vec![drop("policy_denied", ms * (load % 5) / 100)],
         roce: roce(ms * load),
     }
 }

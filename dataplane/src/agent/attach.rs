@@ -12,7 +12,7 @@ use crate::{
 /// New flows a second that one endpoint may have remembered: a fourth of the
 /// table of unanswered flows, so that those of its neighbours live for seconds
 /// whatever it does.
-const FLOW_RATE: u32 = 8192;
+const FLOW_RATE: u32 = 2048;
 
 /// An interface that is to be attached.
 pub(super) struct Target<'a> {

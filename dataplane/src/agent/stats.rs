@@ -1,6 +1,7 @@
 //! Reading the counters, and telling events.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
@@ -8,15 +9,15 @@ use std::{
 
 use dataplane_ebpf::{
     abi::{
-        Address, Direction, DropReason, Event as RawEvent, EventKind, Fault, UPLINK_BIT,
-        UplinkCounter,
+        Address, Direction, DropReason, Event as RawEvent, EventKind, Fault, FlowCounter,
+        UPLINK_BIT, UplinkCounter,
     },
     roce::{Kind, Transport},
 };
 
 use super::{Agent, Result};
 use crate::{
-    api::types::{DropCount, EndpointStats, Event, RoceCount, Stats, UplinkStats},
+    api::types::{DropCount, EndpointStats, Event, FlowStats, RoceCount, Stats, UplinkStats},
     kernel::{Drops, EventReader, Roce, monotonic_ns},
 };
 
@@ -25,6 +26,7 @@ impl Agent {
     pub fn stats(&self) -> Result<Stats> {
         let maps = self.kernel.maps();
         let mut drops = maps.drops()?;
+        let mut would_drop = maps.policy().would_drop()?;
         let mut roce = maps.roce()?;
         let mut stats = Stats {
             time_ns: monotonic_ns(),
@@ -41,12 +43,13 @@ impl Agent {
                 ingress: maps.endpoint_counter(*id, Direction::Ingress)?.into(),
                 egress: maps.endpoint_counter(*id, Direction::Egress)?.into(),
                 drops: describe_drops(drops.remove(id)),
+                would_drop: describe_drops(would_drop.remove(id)),
                 roce: describe_roce(roce.remove(id)),
             });
         }
         for (id, uplink) in &state.uplinks {
             let port = UPLINK_BIT | id;
-            let mut counters = std::collections::BTreeMap::new();
+            let mut counters = BTreeMap::new();
             for counter in UplinkCounter::ALL {
                 let count = maps.uplink_counter(*id, *counter)?;
                 counters.insert(counter.name().to_owned(), count.into());
@@ -62,7 +65,25 @@ impl Agent {
             let count = maps.fault(*fault)?;
             stats.faults.insert(fault.name().to_owned(), count);
         }
+        stats.flows = self.flow_stats()?;
         Ok(stats)
+    }
+
+    fn flow_stats(&self) -> Result<FlowStats> {
+        let flows = self.kernel.maps().flows();
+        let count = flows.recent_count()?;
+        let sizes = self.kernel.sizes();
+        let mut events = BTreeMap::new();
+        for counter in FlowCounter::ALL {
+            events.insert(counter.name().to_owned(), flows.counter(*counter)?);
+        }
+        Ok(FlowStats {
+            answered: count.answered,
+            unanswered: count.unanswered,
+            answered_limit: sizes.flows.into(),
+            unanswered_limit: sizes.flows_new().into(),
+            events,
+        })
     }
 
     /// The programs' events; the second call gets `None`.

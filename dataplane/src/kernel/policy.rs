@@ -2,6 +2,7 @@
 //! which endpoint goes by which.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -19,7 +20,7 @@ use nix::libc::ENOENT;
 
 use super::{
     error::{KernelError, errno, refused},
-    maps::{absent_ok, done, view},
+    maps::{Drops, absent_ok, done, view},
     object::missing,
     prefix, sys,
     value::Raw,
@@ -356,13 +357,14 @@ impl PolicyMaps {
             .try_for_each(|rule| done("rule_hits", views.rule_hits.set(*rule, 0, 0)))
     }
 
-    /// What audit mode let pass, by endpoint, direction and reason.
-    pub fn would_drop(&self) -> Result<Vec<(DropKey, Counter)>, KernelError> {
-        self.read()
-            .would_drop
-            .iter()
-            .map(|entry| done("would_drop", entry).map(|(Raw(key), Raw(count))| (key, count)))
-            .collect()
+    /// What audit mode let pass, by endpoint id, as drops are counted.
+    pub fn would_drop(&self) -> Result<BTreeMap<u32, Drops>, KernelError> {
+        let mut drops = BTreeMap::<u32, Drops>::new();
+        for entry in self.read().would_drop.iter() {
+            let (Raw(key), Raw(count)) = done("would_drop", entry)?;
+            drops.entry(key.port).or_default().push((key, count));
+        }
+        Ok(drops)
     }
 
     /// Forgets what an endpoint went by and what was counted for it.

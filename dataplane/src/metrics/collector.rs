@@ -11,7 +11,7 @@ use crate::{
     agent::Result,
     api::{
         Dataplane,
-        types::{Endpoint, Health, Stats, Status, TcMechanism},
+        types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism},
     },
 };
 
@@ -67,6 +67,26 @@ impl Collector for Snapshot {
     }
 }
 
+fn encode_flows(families: &mut Families<'_>, flows: &FlowStats) -> fmt::Result {
+    let help = "What happened to connections of isolated endpoints";
+    families.counter("flow_events", help, &|family| {
+        for (event, count) in &flows.events {
+            family.sample(&[("event", event)], &[], *count)?;
+        }
+        Ok(())
+    })?;
+    let help = "Connections remembered, at most ten seconds ago";
+    families.gauge("flows", help, None, &|family| {
+        family.sample(&[("state", "answered")], &[], flows.answered)?;
+        family.sample(&[("state", "unanswered")], &[], flows.unanswered)
+    })?;
+    let help = "Connections that the tables have room for";
+    families.gauge("flows_limit", help, None, &|family| {
+        family.sample(&[("state", "answered")], &[], flows.answered_limit)?;
+        family.sample(&[("state", "unanswered")], &[], flows.unanswered_limit)
+    })
+}
+
 fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> fmt::Result {
     let help = "Faults of the dataplane; each makes another number incomplete";
     families.counter("faults", help, &|family| {
@@ -79,6 +99,7 @@ fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> 
     families.counter("filter_repairs", help, &|family| {
         family.sample(&[], &[], stats.repairs)
     })?;
+    encode_flows(families, &stats.flows)?;
     let single = |families: &mut Families<'_>, name: &str, help: &str, unit, value: u64| {
         families.gauge(name, help, unit, &|family| family.sample(&[], &[], value))
     };

@@ -93,12 +93,17 @@ impl<'a> EndpointRows<'a> {
         families.packets(
             "endpoint_dropped",
             "Packets to and from the pod that were dropped",
-            &|family| self.drops(family, |count| count.packets),
+            &|family| self.drops(family, |stats| &stats.drops, |count| count.packets),
         )?;
         families.bytes(
             "endpoint_dropped",
             "Bytes of frames to and from the pod that were dropped",
-            &|family| self.drops(family, |count| count.bytes),
+            &|family| self.drops(family, |stats| &stats.drops, |count| count.bytes),
+        )?;
+        families.packets(
+            "endpoint_would_drop",
+            "Packets to and from the pod that only audit mode let pass",
+            &|family| self.drops(family, |stats| &stats.would_drop, |count| count.packets),
         )?;
         encode_roce(families, "roce", &|visit| {
             for row in &self.rows {
@@ -124,14 +129,19 @@ impl<'a> EndpointRows<'a> {
         Ok(())
     }
 
-    fn drops(&self, family: &mut Family<'_>, value: impl Fn(Count) -> u64) -> fmt::Result {
+    fn drops(
+        &self,
+        family: &mut Family<'_>,
+        of: impl Fn(&EndpointStats) -> &[DropCount],
+        value: impl Fn(Count) -> u64,
+    ) -> fmt::Result {
         for row in &self.rows {
             let labels = row.labels();
             for DropCount {
                 direction,
                 reason,
                 count,
-            } in &row.stats.drops
+            } in of(row.stats)
             {
                 let extra = [("direction", direction.as_str()), ("reason", reason)];
                 family.sample(&labels, &extra, value(*count))?;

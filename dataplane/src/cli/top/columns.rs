@@ -65,7 +65,7 @@ impl Column {
     ];
 
     /// What a narrow terminal does without, first things first.
-    const EXPENDABLE: [Self; 8] = [
+    const EXPENDABLE: [Self; 12] = [
         Self::Uplink,
         Self::Interface,
         Self::OutPackets,
@@ -74,19 +74,30 @@ impl Column {
         Self::Gaps,
         Self::Cnp,
         Self::Naks,
+        Self::Id,
+        Self::Roce,
+        Self::OutBits,
+        Self::Drops,
     ];
 
-    /// The columns that fit.
-    pub fn visible(width: u16) -> Vec<Self> {
+    /// The columns that fit, and what is left to the owner's.
+    pub fn visible(width: u16) -> (Vec<Self>, u16) {
         let mut columns = Self::ALL.to_vec();
-        for expendable in Self::EXPENDABLE {
-            let needed: u16 = columns.iter().map(|column| column.width() + SPACING).sum();
-            if needed <= width + SPACING {
-                break;
+        let mut expendable = Self::EXPENDABLE.into_iter();
+        loop {
+            // One heading has an arrow besides.
+            let needed = columns
+                .iter()
+                .map(|column| column.width() + SPACING)
+                .sum::<u16>()
+                + 1
+                - SPACING;
+            let spare = width.checked_sub(needed);
+            match (spare, expendable.next()) {
+                (None, Some(expendable)) => columns.retain(|column| *column != expendable),
+                (spare, _) => return (columns, OWNER_WIDTH + spare.unwrap_or(0)),
             }
-            columns.retain(|column| *column != expendable);
         }
-        columns
     }
 
     /// Characters, at least.
@@ -147,11 +158,11 @@ impl Column {
         })
     }
 
-    /// The cell's text.
-    pub fn text(self, row: &EndpointRow) -> String {
+    /// The cell's text; `owner` is the width of the owner's column.
+    pub fn text(self, row: &EndpointRow, owner: u16) -> String {
         match self {
             Self::Id => row.id.to_string(),
-            Self::Owner => row.owner.clone(),
+            Self::Owner => shorten(&row.owner, owner.into()),
             Self::Interface => row.interface.clone(),
             Self::Uplink if row.uplink.is_empty() => "-".into(),
             Self::Uplink => row.uplink.clone(),
@@ -179,21 +190,38 @@ impl Column {
     }
 }
 
+/// A name in so many characters: its two ends, since pods of one owner differ at
+/// the end.
+pub(super) fn shorten(name: &str, width: usize) -> String {
+    let length = name.chars().count();
+    if length <= width {
+        return name.to_owned();
+    }
+    let kept = width.saturating_sub(1);
+    let (head, tail) = (kept.div_ceil(2), kept / 2);
+    let ends = [
+        name.chars().take(head).collect(),
+        "…".to_owned(),
+        name.chars().skip(length - tail).collect(),
+    ];
+    ends.concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_narrow_terminal_keeps_the_columns_that_matter() {
-        let wide: u16 = Column::ALL
-            .iter()
-            .map(|column| column.width() + SPACING)
-            .sum();
-        assert_eq!(Column::visible(wide - SPACING), Column::ALL);
-        assert!(!Column::visible(wide - SPACING - 1).contains(&Column::Uplink));
-        let columns = Column::visible(80);
-        let needed: u16 = columns.iter().map(|column| column.width() + SPACING).sum();
-        assert!(needed <= 80 + SPACING, "{columns:?}");
+        let needed = |columns: &[Column]| -> u16 {
+            let widths = columns.iter().map(|column| column.width() + SPACING);
+            widths.sum::<u16>() + 1 - SPACING
+        };
+        let wide = needed(&Column::ALL);
+        assert_eq!(Column::visible(wide).0, Column::ALL);
+        assert!(!Column::visible(wide - 1).0.contains(&Column::Uplink));
+        let (columns, owner) = Column::visible(80);
+        assert_eq!(needed(&columns) - OWNER_WIDTH + owner, 80);
         for column in [
             Column::Owner,
             Column::InBits,
@@ -203,5 +231,16 @@ mod tests {
         ] {
             assert!(columns.contains(&column), "{columns:?}");
         }
+        for width in 30..200 {
+            assert!(needed(&Column::visible(width).0) <= width, "{width}");
+        }
+        assert_eq!(Column::visible(0).0, [Column::Owner, Column::InBits]);
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!(shorten("training/worker-1", 17), "training/worker-1");
+        assert_eq!(shorten("training/worker-1", 10), "train…er-1");
+        assert_eq!(shorten("training/worker-1", 1), "…");
     }
 }

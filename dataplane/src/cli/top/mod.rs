@@ -12,7 +12,7 @@ use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyEventKind},
 };
-use state::{Next, Reading, State};
+use state::{Next, Page, Reading, State};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -92,14 +92,14 @@ async fn watch(
     let mut input = follow_input();
     let mut readings = follow_agent(client, period);
     loop {
-        let mut page = 1;
+        let mut page = Page::default();
         terminal
             .draw(|frame| page = view::draw(frame, &state))
             .context("cannot draw on the terminal")?;
         tokio::select! {
             event = input.recv() => match event {
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                    if state.key(key, page) == Next::Quit {
+                    if state.key(key, &page) == Next::Quit {
                         return Ok(());
                     }
                 }

@@ -240,6 +240,7 @@ mod tests {
             ingress,
             egress,
             drops: Vec::new(),
+            would_drop: Vec::new(),
             roce: Vec::new(),
         }
     }

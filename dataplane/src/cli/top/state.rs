@@ -25,6 +25,15 @@ pub(super) enum Next {
     Quit,
 }
 
+/// What there was room for when the view was drawn.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Endpoints.
+    pub lines: usize,
+    /// Columns.
+    pub columns: Vec<Column>,
+}
+
 /// The state of the view.
 #[derive(Debug)]
 pub(super) struct State {
@@ -114,8 +123,8 @@ impl State {
         rows
     }
 
-    /// Does what a key stands for; `page` is the number of lines on a page.
-    pub fn key(&mut self, key: KeyEvent, page: usize) -> Next {
+    /// Does what a key stands for; `page` is what was drawn.
+    pub fn key(&mut self, key: KeyEvent, page: &Page) -> Next {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
             return Next::Quit;
         }
@@ -135,12 +144,12 @@ impl State {
             KeyCode::Char('/') => self.typing = true,
             KeyCode::Char(' ' | 'p') => self.paused = !self.paused,
             KeyCode::Char('r') => self.reverse = !self.reverse,
-            KeyCode::Left => self.sort_by_neighbor(Column::ALL.len() - 1),
-            KeyCode::Right => self.sort_by_neighbor(1),
+            KeyCode::Left => self.sort_by_neighbor(page, Column::ALL.len() - 1),
+            KeyCode::Right => self.sort_by_neighbor(page, 1),
             KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1)),
             KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1),
-            KeyCode::PageUp => self.select(self.selected.saturating_sub(page)),
-            KeyCode::PageDown => self.select(self.selected + page),
+            KeyCode::PageUp => self.select(self.selected.saturating_sub(page.lines)),
+            KeyCode::PageDown => self.select(self.selected + page.lines),
             KeyCode::Home => self.select(0),
             KeyCode::End => self.select(usize::MAX),
             _ => {}
@@ -164,10 +173,18 @@ impl State {
         self.select(0);
     }
 
-    fn sort_by_neighbor(&mut self, steps: usize) {
+    /// Sorts by the next column that is in view, in steps to the right.
+    fn sort_by_neighbor(&mut self, page: &Page, steps: usize) {
         let columns = Column::ALL;
         let position = columns.iter().position(|column| *column == self.sort);
-        self.sort = columns[(position.unwrap_or(0) + steps) % columns.len()];
+        let mut position = position.unwrap_or(0);
+        for _ in columns {
+            position = (position + steps) % columns.len();
+            if page.columns.contains(&columns[position]) {
+                self.sort = columns[position];
+                return;
+            }
+        }
     }
 
     fn select(&mut self, line: usize) {

@@ -11,7 +11,7 @@ use ratatui::{
 use super::{
     columns::{Column, EndpointRow, SPACING},
     rates::{UplinkRates, human},
-    state::{Shown, State},
+    state::{Page, Shown, State},
 };
 
 const HELP: &str = "\
@@ -33,11 +33,13 @@ const HELP: &str = "\
  GAP  requests missing before this one
  A name in red: its programs are not attached.";
 
+/// Least width of an uplink's name.
+const UPLINK_WIDTH: u16 = 15;
 /// Lines around the endpoints: title, heading, keys.
 const FRAME_LINES: usize = 3;
 
-/// Draws everything; returns how many endpoints fit on a page.
-pub(super) fn draw(frame: &mut Frame<'_>, state: &State) -> usize {
+/// Draws everything; returns what there was room for.
+pub(super) fn draw(frame: &mut Frame<'_>, state: &State) -> Page {
     let uplinks = state.shown.as_ref().map_or(0, |shown| shown.uplinks.len());
     // The uplinks' heading, and never more than a quarter of the screen.
     let uplinks = match uplinks {
@@ -63,7 +65,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) -> usize {
     if state.help {
         draw_help(frame);
     }
-    usize::from(table.height).saturating_sub(FRAME_LINES).max(1)
+    Page {
+        lines: usize::from(table.height).saturating_sub(FRAME_LINES).max(1),
+        columns: Column::visible(table.width).0,
+    }
 }
 
 fn title_line(state: &State) -> Line<'static> {
@@ -90,7 +95,7 @@ fn title_line(state: &State) -> Line<'static> {
             // The error is what matters now, so it comes before the rest.
             spans.truncate(1);
             spans.push(Span::styled(
-                format!("  {error} (trying again)"),
+                format!("  trying again: {error}"),
                 Style::new().fg(Color::Red).bold(),
             ));
         }
@@ -101,7 +106,7 @@ fn title_line(state: &State) -> Line<'static> {
 }
 
 fn draw_endpoints(frame: &mut Frame<'_>, state: &State, area: Rect) {
-    let columns = Column::visible(area.width);
+    let (columns, owner) = Column::visible(area.width);
     let heading = columns.iter().map(|column| {
         let text = match (*column == state.sort, state.reverse) {
             (true, false) => format!("{}▼", column.heading()),
@@ -115,14 +120,19 @@ fn draw_endpoints(frame: &mut Frame<'_>, state: &State, area: Rect) {
         cell(*column, text).style(style)
     });
     let rows = state.rows();
+    let nothing = match (&state.shown, rows.is_empty(), state.filter.is_empty()) {
+        (Some(_), true, true) => "no endpoint is attached; `sluice attach --help` tells how",
+        (Some(_), true, false) => "no endpoint's pod, interface or uplink contains the filter",
+        _ => "",
+    };
     let lines = rows.iter().map(|row| {
         let cells = columns
             .iter()
-            .map(|column| cell(*column, column.text(row)).style(cell_style(*column, row)));
+            .map(|column| cell(*column, column.text(row, owner)).style(cell_style(*column, row)));
         Row::new(cells.collect::<Vec<_>>())
     });
     let widths = columns.iter().map(|column| match column {
-        Column::Owner => Constraint::Min(column.width()),
+        Column::Owner => Constraint::Length(owner),
         _ => Constraint::Length(column.width() + u16::from(*column == state.sort)),
     });
     let stale = match state.error {
@@ -137,6 +147,8 @@ fn draw_endpoints(frame: &mut Frame<'_>, state: &State, area: Rect) {
     let selected = state.selected.min(rows.len().saturating_sub(1));
     let mut position = TableState::default().with_selected(Some(selected));
     frame.render_stateful_widget(table, area, &mut position);
+    let below = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).split(area)[1];
+    frame.render_widget(Line::from(nothing).italic(), below);
 }
 
 fn cell(column: Column, text: String) -> Cell<'static> {
@@ -167,15 +179,22 @@ fn draw_uplinks(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
         ("DROP/s", |rates| rates.drops),
         ("ROCE/s", |rates| rates.roce),
     ];
+    let mut left = area.width.saturating_sub(UPLINK_WIDTH);
+    let fitting = COLUMNS.iter().take_while(|(name, _)| {
+        let room = left.checked_sub(name.len() as u16 + SPACING);
+        left = room.unwrap_or(0);
+        room.is_some()
+    });
+    let columns: Vec<_> = fitting.collect();
     let right = |text: String| Cell::from(Line::from(text).alignment(Alignment::Right));
     let heading = std::iter::once(Cell::from("UPLINK"))
-        .chain(COLUMNS.iter().map(|(name, _)| right((*name).to_owned())));
+        .chain(columns.iter().map(|(name, _)| right((*name).to_owned())));
     let lines = shown.uplinks.iter().map(|(name, attached, rates)| {
         let color = match attached {
             true => Style::new(),
             false => Style::new().fg(Color::Red),
         };
-        let values = COLUMNS.iter().map(|(_, value)| {
+        let values = columns.iter().map(|(_, value)| {
             right(rates.map_or_else(|| "-".into(), |rates| human(value(&rates))))
         });
         Row::new(
@@ -184,8 +203,8 @@ fn draw_uplinks(frame: &mut Frame<'_>, shown: &Shown, area: Rect) {
                 .collect::<Vec<_>>(),
         )
     });
-    let widths = std::iter::once(Constraint::Min(16)).chain(
-        COLUMNS
+    let widths = std::iter::once(Constraint::Min(UPLINK_WIDTH)).chain(
+        columns
             .iter()
             .map(|(name, _)| Constraint::Length(name.len() as u16)),
     );

@@ -5,6 +5,7 @@ mod frames;
 mod interrupt;
 mod local;
 mod packet;
+mod policy;
 mod report;
 mod row;
 mod scale;
@@ -54,6 +55,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "packet",
         about: "ns per packet by BPF_PROG_TEST_RUN, beside an empty program",
         measure: packet::measure,
+    },
+    Benchmark {
+        name: "policy-packet",
+        about: "ns per packet of an isolated endpoint, of known and of new connections",
+        measure: policy::packet::measure,
     },
     Benchmark {
         name: "request-response",

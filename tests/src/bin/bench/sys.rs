@@ -10,11 +10,16 @@ use anyhow::{Context as _, Result};
 use dataplane_ebpf::abi::Direction;
 
 /// Commands, program types and attach types of uapi `linux/bpf.h`.
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
+
+/// `BPF_MAP_TYPE_PROG_ARRAY` (uapi `linux/bpf.h`).
+const PROG_ARRAY: u32 = 3;
 
 /// A kind of program.
 #[derive(Clone, Copy)]
@@ -25,6 +30,25 @@ pub(crate) enum Kind {
 
 /// `TC_ACT_UNSPEC` (uapi `linux/pkt_cls.h`): on to the next program.
 pub(crate) const TC_NEXT: i32 = -1;
+
+/// The part of `union bpf_attr` that makes a map.
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// The part of `union bpf_attr` that writes a map's entry.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
 
 /// The part of `union bpf_attr` that loads a program.
 #[repr(C)]
@@ -98,7 +122,10 @@ pub(crate) fn empty_program(kind: Kind, verdict: i32) -> Result<OwnedFd> {
     // r0 = verdict (BPF_ALU64 | BPF_MOV | BPF_K); exit (BPF_JMP | BPF_EXIT).
     let mut move_verdict = [0xb7, 0, 0, 0, 0, 0, 0, 0];
     move_verdict[4..].copy_from_slice(&verdict.to_ne_bytes());
-    let instructions = [move_verdict, [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    load(kind, &[move_verdict, [0x95, 0, 0, 0, 0, 0, 0, 0]])
+}
+
+fn load(kind: Kind, instructions: &[[u8; 8]]) -> Result<OwnedFd> {
     let license = c"GPL";
     let mut attributes = Load {
         prog_type: kind as u32,
@@ -109,9 +136,76 @@ pub(crate) fn empty_program(kind: Kind, verdict: i32) -> Result<OwnedFd> {
     };
     // SAFETY: the layout of this command; instructions and license outlive the call.
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attributes) };
-    Ok(owned(fd.context(
-        "cannot load an empty program; this needs root",
-    )?))
+    Ok(owned(fd.context("cannot load a program; this needs root")?))
+}
+
+/// One instruction (uapi `linux/bpf.h`, `struct bpf_insn`).
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> [u8; 8] {
+    let (o, v) = (offset.to_le_bytes(), value.to_le_bytes());
+    [code, from << 4 | to, o[0], o[1], v[0], v[1], v[2], v[3]]
+}
+
+/// A TC program that makes every packet another one: of an IPv4 packet without options, the second
+/// and third byte of the source address together become a number below `sources` (little endian),
+/// the source port any number. Then on to the program in `next`, if any.
+pub(crate) fn varying_program(sources: u16, next: Option<&OwnedFd>) -> Result<OwnedFd> {
+    const ACCEPT: i32 = -1;
+    let mut program = vec![
+        // r6 = context; r0 = random
+        instruction(0xbf, 6, 1, 0, 0),
+        instruction(0x85, 0, 0, 0, 7),
+        // r2 = data, r3 = data end; r4 = r2 + 36; if r4 > r3 leave
+        instruction(0x61, 2, 6, 76, 0),
+        instruction(0x61, 3, 6, 80, 0),
+        instruction(0xbf, 4, 2, 0, 0),
+        instruction(0x07, 4, 0, 0, 36),
+        instruction(0x2d, 4, 3, if next.is_some() { 11 } else { 6 }, 0),
+        // source port = r0; r0 >>= 16; r0 %= sources; address = r0
+        instruction(0x6b, 2, 0, 34, 0),
+        instruction(0x77, 0, 0, 0, 16),
+        instruction(0x57, 0, 0, 0, 0xffff),
+        instruction(0x97, 0, 0, 0, sources.into()),
+        instruction(0x6b, 2, 0, 27, 0),
+        instruction(0xb7, 0, 0, 0, ACCEPT),
+    ];
+    if let Some(slot) = next {
+        program.extend([
+            // tail_call(r6, slot, 0)
+            instruction(0xbf, 1, 6, 0, 0),
+            instruction(0x18, 2, 1, 0, slot.as_raw_fd()),
+            instruction(0, 0, 0, 0, 0),
+            instruction(0xb7, 3, 0, 0, 0),
+            instruction(0x85, 0, 0, 0, 12),
+        ]);
+    }
+    program.extend([
+        instruction(0xb7, 0, 0, 0, ACCEPT),
+        instruction(0x95, 0, 0, 0, 0),
+    ]);
+    load(Kind::Tc, &program)
+}
+
+/// A program array whose first slot holds the program. The kernel empties it when it is closed.
+pub(crate) fn program_array(program: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mut create = MapCreate {
+        map_type: PROG_ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+    };
+    // SAFETY: the layout of this command.
+    let map = owned(unsafe { bpf(BPF_MAP_CREATE, &mut create) }.context("cannot make a map")?);
+    let (key, value) = (0_u32, program.as_raw_fd());
+    let mut update = MapUpdate {
+        map_fd: map.as_raw_fd() as u32,
+        pad: 0,
+        key: (&raw const key).addr() as u64,
+        value: (&raw const value).addr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the layout of this command; key and value outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut update) }.context("cannot fill a slot")?;
+    Ok(map)
 }
 
 /// Runs a program on a frame so many times; its verdict, and the mean ns of a run.

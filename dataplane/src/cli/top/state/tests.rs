@@ -4,7 +4,7 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
 use crate::{
-    api::types::{Count, EndpointStats, TcMechanism, Uplink, UplinkStats, XdpMode},
+    api::types::{Count, EndpointStats, FlowStats, TcMechanism, Uplink, UplinkStats, XdpMode},
     cli::top::view,
 };
 
@@ -20,6 +20,7 @@ fn stats(id: u32, pod: Option<&str>, bytes: u64) -> EndpointStats {
         },
         egress: Count::default(),
         drops: Vec::new(),
+        would_drop: Vec::new(),
         roce: Vec::new(),
     }
 }
@@ -54,6 +55,7 @@ fn reading(second: u64) -> Reading {
             }],
             faults: BTreeMap::from([("events_full".into(), second * 5)]),
             repairs: 0,
+            flows: FlowStats::default(),
         },
         endpoints: Vec::new(),
         status: Status {
@@ -84,7 +86,15 @@ fn two_readings() -> State {
 }
 
 fn press(state: &mut State, code: KeyCode) -> Next {
-    state.key(KeyEvent::new(code, KeyModifiers::NONE), 10)
+    state.key(KeyEvent::new(code, KeyModifiers::NONE), &page())
+}
+
+/// A screen on which every column fits.
+fn page() -> Page {
+    Page {
+        lines: 10,
+        columns: Column::ALL.to_vec(),
+    }
 }
 
 fn ids(state: &State) -> Vec<u32> {
@@ -100,6 +110,21 @@ fn screen(state: &State, width: u16, height: u16) -> String {
         })
         .unwrap();
     terminal.backend().to_string()
+}
+
+#[test]
+fn columns_that_do_not_fit_are_no_order() {
+    let mut state = two_readings();
+    let narrow = Page {
+        lines: 10,
+        columns: vec![Column::Owner, Column::InBits, Column::Drops],
+    };
+    let mut orders = Vec::new();
+    for _ in 0..3 {
+        state.key(KeyEvent::new(KeyCode::Right, KeyModifiers::NONE), &narrow);
+        orders.push(state.sort);
+    }
+    assert_eq!(orders, [Column::Drops, Column::Owner, Column::InBits]);
 }
 
 #[test]
@@ -189,7 +214,7 @@ fn an_error_is_shown_until_the_agent_is_back() {
     let mut state = two_readings();
     state.update(Err("no agent at /x".into()));
     let text = screen(&state, 140, 12);
-    assert!(text.contains("no agent at /x (trying again)"), "{text}");
+    assert!(text.contains("trying again: no agent at /x"), "{text}");
     assert!(text.contains("web/a"), "the last reading stays: {text}");
     state.update(Ok(reading(3)));
     assert!(!screen(&state, 140, 12).contains("no agent"));
@@ -223,7 +248,10 @@ fn the_cursor_stays_on_the_list() {
     press(&mut state, KeyCode::End);
     assert_eq!(state.selected, 2);
     assert_eq!(
-        state.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL), 1),
+        state.key(
+            KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL),
+            &page()
+        ),
         Next::Quit
     );
 }
