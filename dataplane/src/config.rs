@@ -15,10 +15,11 @@ use dataplane_ebpf::abi::MAX_ENDPOINTS;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
-    agent::PolicyOptions,
+    agent::{Nic, PolicyOptions},
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
     kernel::{TcMode, XdpPreference},
     policy::compile::{self, Unknown},
+    rdma::NetnsMode,
 };
 
 /// Read when no other file is named; it need not exist.
@@ -57,6 +58,10 @@ pub struct Config {
     pub identities: u32,
     /// Policies.
     pub policy: PolicyOptions,
+    /// Who is to see RDMA devices; left as it is when absent.
+    pub rdma_mode: Option<NetnsMode>,
+    /// What NICs are to be.
+    pub nics: Vec<Nic>,
     /// What the agent logs.
     pub log: LogLevel,
 }
@@ -260,6 +265,13 @@ pub struct Settings {
               .range(u64::from(MIN_IDENTITIES)..=u64::from(MAX_IDENTITIES)))]
     #[serde(deserialize_with = "identities")]
     pub identities: Option<u32>,
+    /// Who is to see RDMA devices; in the file only.
+    #[arg(skip)]
+    pub rdma_mode: Option<NetnsMode>,
+
+    /// What NICs are to be; in the file only.
+    #[arg(skip)]
+    pub nics: Option<Vec<Nic>>,
 
     /// How much the agent logs [default: info]
     #[arg(long, value_enum, env = "SLUICE_LOG")]
@@ -366,6 +378,10 @@ impl Config {
                 twice.interface
             )));
         }
+        let nics = flags.nics.or(file.nics).unwrap_or_default();
+        for nic in &nics {
+            nic.check().map_err(ConfigError::Contradiction)?;
+        }
         Ok(Self {
             socket: path(flags.socket, file.socket, DEFAULT_SOCKET),
             state_dir: path(flags.state_dir, file.state_dir, "/var/lib/sluice"),
@@ -397,6 +413,8 @@ impl Config {
                 allow_node: flags.allow_node.or(file.allow_node).unwrap_or(true),
                 audit: flags.policy_audit.or(file.policy_audit).unwrap_or(false),
             },
+            rdma_mode: flags.rdma_mode.or(file.rdma_mode),
+            nics,
             log: flags.log.or(file.log).unwrap_or_default(),
         })
     }
@@ -443,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_sets_every_key_to_its_default_but_uplinks_and_policies() {
+    fn the_example_sets_every_key_to_its_default_but_those_about_the_hardware() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml");
         let text = fs::read_to_string(path).unwrap();
         let defaults = Config::merge(Settings::default(), Settings::default()).unwrap();
@@ -471,18 +489,22 @@ mod tests {
             allow_node: Some(_),
             policy_audit: Some(_),
             identities: Some(_),
+            rdma_mode: Some(rdma_mode),
+            nics: Some(nics),
             log: Some(_),
         } = parse(Path::new("c.toml"), &all).unwrap()
         else {
             panic!("a key is missing from\n{all}");
         };
-        assert!(!uplinks.is_empty());
+        assert!(!uplinks.is_empty() && !nics.is_empty());
         let expected = Config {
             uplinks,
             policy: PolicyOptions {
                 folder: Some(policy_dir),
                 ..defaults.policy.clone()
             },
+            rdma_mode: Some(rdma_mode),
+            nics,
             ..defaults
         };
         assert_eq!(config(&all, Settings::default()), Ok(expected));
@@ -556,6 +578,15 @@ mod tests {
                 "uplinks = [{interface = \"a\"}, {interface = \"a\"}]",
                 "configuration: uplink a is listed twice",
             ),
+            (
+                "rdma_mode = \"exklusive\"",
+                "c.toml:1: rdma_mode: unknown variant `exklusive`, expected `shared` or",
+            ),
+            (
+                "[[nics]]\nvendor = \"15b3\"",
+                "configuration: an entry of nics wants nothing",
+            ),
+            ("[[nics]]\nnum_vf = 4", "c.toml:2: unknown field `num_vf`"),
         ] {
             let error = config(text, Settings::default()).unwrap_err();
             assert!(error.starts_with(expected), "{text:?}: {error}");

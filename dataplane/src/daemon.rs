@@ -33,6 +33,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let agent = Arc::new(Agent::open(Options::from(config))?);
+    agent.declare_hardware(config.rdma_mode, &config.nics);
     agent.declare_uplinks(&config.uplinks);
     let socket = api::Socket::bind(&config.socket)?;
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, ProgramArray},
-    programs::{Program, ProgramFd, TestRun as _, TestRunOptions},
+    programs::{Program, ProgramFd, ProgramInfo, TestRun as _, TestRunOptions},
 };
 use dataplane_ebpf::abi::stage;
 
@@ -85,6 +85,24 @@ impl Programs {
         };
         let result = result.with_context(|| format!("running {name} on {} bytes", frame.len()))?;
         Ok(result.return_value.cast_signed())
+    }
+
+    /// Every program's name.
+    pub fn names(&self) -> Vec<String> {
+        self.object
+            .programs()
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    /// What the kernel says of a program.
+    ///
+    /// # Errors
+    /// The object has none of that name.
+    pub fn info(&self, name: &str) -> Result<ProgramInfo> {
+        let program = self.object.program(name);
+        let program = program.with_context(|| format!("the object has no program {name}"))?;
+        Ok(program.info()?)
     }
 
     /// A map, for one of aya's typed views.

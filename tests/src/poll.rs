@@ -8,8 +8,12 @@ use std::{
 use anyhow::{Result, bail};
 
 /// How long a condition may take before a test fails. Generous: it is reached only when something
-/// is broken.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// is broken. An emulated machine of the lab may be ten times slower than a real one.
+fn deadline() -> Duration {
+    let in_the_lab = std::env::var_os("SLUICE_LAB_NODE").is_some();
+    Duration::from_secs(if in_the_lab { 120 } else { 20 })
+}
+
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -18,13 +22,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// The first error of `probe`, or `what` with the time waited when nothing came.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = deadline();
     let start = Instant::now();
     loop {
         if let Some(found) = probe()? {
             return Ok(found);
         }
-        if start.elapsed() > DEADLINE {
-            bail!("waited {} s for {what}, in vain", DEADLINE.as_secs());
+        if start.elapsed() > deadline {
+            bail!("waited {} s for {what}, in vain", deadline.as_secs());
         }
         thread::sleep(PAUSE);
     }

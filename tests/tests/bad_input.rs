@@ -43,6 +43,21 @@ fn refuses(agent: &TestAgent, arguments: &[&str], code: i32, words: &[&str]) -> 
     fails(&mut command, code, words)
 }
 
+/// What this machine lacks is said in words, where it lacks it.
+#[test]
+fn hardware_that_is_not_there() -> Result<()> {
+    let setup = TestNode::new(0)?;
+    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let set = ["sriov", "set", "--pf", "no-such-nic", "--num-vfs", "2"];
+    refuses(&agent, &set, 4, &["no-such-nic", "SR-IOV"])?;
+    if !std::path::Path::new("/sys/class/infiniband").exists() {
+        refuses(&agent, &["rdma", "show"], 6, &["no RDMA", "ib_core"])?;
+        refuses(&agent, &["rdma", "mode", "shared"], 6, &["no RDMA"])?;
+        ensure!(agent.json(&["sriov", "show"])?.is_array());
+    }
+    Ok(())
+}
+
 #[test]
 fn requests_that_name_what_is_not_there() -> Result<()> {
     let setup = TestNode::new(1)?;

@@ -9,12 +9,20 @@ use std::{
 use dataplane::{
     agent::{Error, Result},
     api::{
-        Cni, Dataplane, Policies,
+        Cni, Dataplane, Hardware, Policies,
+        hardware::{NodeRdma, Pf, VfsRequest},
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
             Event, FlowStats, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink,
             UplinkRequest, UplinkStats, XdpMode,
         },
+    },
+};
+use dataplane::{
+    link::NetnsRef,
+    rdma::{
+        GidTable, Guid, NetnsMode, PhysicalState, PlacedDevice, PlacedPort, PortState, RdmaDevice,
+        RdmaPort,
     },
 };
 use dataplane_ebpf::roce::Kind;
@@ -81,6 +89,56 @@ pub fn event(psn: u32) -> Event {
     }
 }
 
+impl Hardware for Fake {
+    fn rdma(&self) -> Result<NodeRdma> {
+        Ok(NodeRdma {
+            mode: NetnsMode::Shared,
+            devices: vec![PlacedDevice {
+                device: RdmaDevice {
+                    index: 0,
+                    name: "mlx5_0".into(),
+                    protocol: Some("roce".into()),
+                    firmware: None,
+                    node_guid: Guid(1),
+                    system_guid: Guid(1),
+                    ports: 1,
+                },
+                netns: NetnsRef::Host,
+                pci: Some("0000:3b:00.0".into()),
+                ports: vec![PlacedPort {
+                    port: RdmaPort {
+                        device: 0,
+                        port: 1,
+                        state: PortState::Active,
+                        physical: PhysicalState::LinkUp,
+                        lid: None,
+                        netdev: None,
+                    },
+                    netdev_netns: None,
+                    gids: GidTable {
+                        capacity: 128,
+                        entries: Vec::new(),
+                    },
+                }],
+                char_devices: Vec::new(),
+            }],
+            cm_device: None,
+        })
+    }
+
+    fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
+        Err(Error::Conflict(format!("cannot set the mode to {mode}")))
+    }
+
+    fn sriov(&self) -> Result<Vec<Pf>> {
+        Ok(Vec::new())
+    }
+
+    fn set_vfs(&self, request: &VfsRequest) -> Result<Pf> {
+        Err(Error::Unsupported(format!("{} has no SR-IOV", request.pf)))
+    }
+}
+
 impl Dataplane for Fake {
     fn cni(&self) -> Option<&dyn Cni> {
         None
@@ -88,6 +146,10 @@ impl Dataplane for Fake {
 
     fn policies(&self) -> Option<&dyn Policies> {
         None
+    }
+
+    fn hardware(&self) -> Option<&dyn Hardware> {
+        Some(self)
     }
 
     fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
@@ -115,6 +177,7 @@ impl Dataplane for Fake {
             addresses: Vec::new(),
             pod: request.pod.clone(),
             uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
+            rdma: None,
             mechanism: TcMechanism::Tcx,
             health: Health::Attached,
         };

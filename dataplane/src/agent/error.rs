@@ -18,6 +18,9 @@ pub enum Error {
     /// No room is left.
     #[error("{0}")]
     Exhausted(String),
+    /// The kernel or the machine cannot do it.
+    #[error("{0}")]
+    Unsupported(String),
     /// The node, not the request, is at fault.
     #[error("{0}")]
     Internal(String),
@@ -28,6 +31,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl From<LinkError> for Error {
     fn from(error: LinkError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&LinkError> for Error {
+    fn from(error: &LinkError) -> Self {
         let text = error.to_string();
         match error {
             LinkError::NotFound { .. }
@@ -37,6 +46,7 @@ impl From<LinkError> for Error {
             LinkError::InvalidNetnsRef { .. }
             | LinkError::NotANamespace { .. }
             | LinkError::Invalid { .. } => Self::Invalid(text),
+            LinkError::Unsupported { .. } => Self::Unsupported(text),
             LinkError::Exists { .. } => Self::Conflict(text),
             _ => Self::Internal(text),
         }
@@ -56,10 +66,18 @@ impl From<KernelError> for Error {
 
 impl From<RdmaError> for Error {
     fn from(error: RdmaError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&RdmaError> for Error {
+    fn from(error: &RdmaError) -> Self {
         let text = error.to_string();
         match error {
+            RdmaError::Unsupported => Self::Unsupported(text),
             RdmaError::NotFound { .. } => Self::NotFound(text),
             RdmaError::WrongMode { .. } => Self::Conflict(text),
+            RdmaError::Request { .. } if error.errno() == Some(libc::EBUSY) => Self::Conflict(text),
             RdmaError::Link(error) => error.into(),
             _ => Self::Internal(text),
         }

@@ -8,6 +8,7 @@ mod error;
 #[cfg(feature = "failpoints")]
 mod failpoint;
 mod hand_over;
+mod hardware;
 mod policy;
 mod reach;
 mod recover;
@@ -27,6 +28,8 @@ use std::{
 
 pub use error::{Error, Result};
 use hand_over::HandOvers;
+pub use hardware::Nic;
+use hardware::RdmaView;
 use policy::Policing;
 pub use policy::PolicyOptions;
 use reach::Reach;
@@ -100,6 +103,7 @@ pub struct Agent {
     state: RwLock<State>,
     /// Never taken while `state` is held.
     policing: Mutex<Policing>,
+    rdma: RdmaView,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -194,6 +198,7 @@ impl Agent {
             changes: Mutex::new(changes),
             state: RwLock::default(),
             policing: Mutex::new(policing),
+            rdma: RdmaView::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -215,11 +220,17 @@ impl Agent {
 
     /// The endpoints, by id.
     pub fn endpoints(&self) -> Vec<Endpoint> {
-        let state = self.state();
-        let endpoints = state.endpoints.values();
+        let mut endpoints: Vec<_> = {
+            let state = self.state();
+            let endpoints = state.endpoints.values();
+            endpoints
+                .map(|endpoint| endpoint.describe(&state))
+                .collect()
+        };
+        for endpoint in &mut endpoints {
+            endpoint.rdma = self.rdma_of(endpoint);
+        }
         endpoints
-            .map(|endpoint| endpoint.describe(&state))
-            .collect()
     }
 
     /// The uplinks, by number.
@@ -268,6 +279,7 @@ impl Attached {
             addresses: self.interface.addresses.clone(),
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
+            rdma: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

@@ -12,6 +12,7 @@ impl Agent {
         let maps = self.kernel.map_status();
         let foreign = self.kernel.foreign_pins();
         let policies = self.policy_problems();
+        let crowded = self.rdma_problems();
         let state = self.state();
         let foreign = foreign.iter().map(|path| {
             format!(
@@ -37,6 +38,7 @@ impl Agent {
             .problems
             .iter()
             .cloned()
+            .chain(crowded)
             .chain(foreign)
             .chain(lost_endpoints)
             .chain(lost_uplinks)

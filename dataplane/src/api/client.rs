@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use sluice_api::DEFAULT_SOCKET;
 use tokio::net::UnixStream;
 
+use super::hardware::{NodeRdma, Pf, RdmaModeRequest, VfsRequest};
 use super::types::{
     ApiError, AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, EventLine, Stats,
     Status, Uplink, UplinkName, UplinkRequest,
@@ -232,6 +233,38 @@ impl Client {
     /// [`ClientError`].
     pub async fn set_audit(&self, request: &AuditRequest) -> Result<EndpointPolicy> {
         self.send(Method::POST, "/v1/policy/audit", request).await
+    }
+
+    /// The RDMA devices of the node.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rdma(&self) -> Result<NodeRdma> {
+        self.get("/v1/rdma").await
+    }
+
+    /// Sets who sees RDMA devices.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_rdma_mode(&self, request: &RdmaModeRequest) -> Result<NodeRdma> {
+        self.send(Method::POST, "/v1/rdma/mode", request).await
+    }
+
+    /// The NICs with SR-IOV.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sriov(&self) -> Result<Vec<Pf>> {
+        self.get("/v1/sriov").await
+    }
+
+    /// Has a NIC make VFs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_vfs(&self, request: &VfsRequest) -> Result<Pf> {
+        self.send(Method::POST, "/v1/sriov", request).await
     }
 
     /// Events from now on.

@@ -3,11 +3,15 @@
 use ipnet::IpNet;
 use tokio::sync::broadcast;
 
-use super::types::{
-    AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink, UplinkRequest,
-    cni,
-    policy::{
-        EndpointPolicy, EndpointRules, ExplainRequest, ExplainedFlow, PolicyStatus, VerifyRequest,
+use super::{
+    Hardware,
+    types::{
+        AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink,
+        UplinkRequest, cni,
+        policy::{
+            EndpointPolicy, EndpointRules, ExplainRequest, ExplainedFlow, PolicyStatus,
+            VerifyRequest,
+        },
     },
 };
 use crate::agent::{Agent, Result};
@@ -39,6 +43,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn blocks(&self) -> Result<Vec<Block>>;
     /// See [`Agent::events`].
     fn events(&self) -> broadcast::Receiver<Event>;
+    /// What knows the node's hardware, where there is such a thing.
+    fn hardware(&self) -> Option<&dyn Hardware>;
     /// What serves the CNI plugin, where there is such a thing.
     fn cni(&self) -> Option<&dyn Cni>;
     /// What knows of policies, where there is such a thing.
@@ -92,6 +98,10 @@ impl Dataplane for Agent {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events()
+    }
+
+    fn hardware(&self) -> Option<&dyn Hardware> {
+        Some(self)
     }
 
     fn cni(&self) -> Option<&dyn Cni> {

@@ -19,18 +19,23 @@
 //! | `POST /v1/policy/explain` | [`types::policy::ExplainRequest`] | list of [`types::policy::ExplainedFlow`] |
 //! | `POST /v1/policy/verify` | [`types::policy::VerifyRequest`] | for each an objection or null |
 //! | `POST /v1/policy/audit` | [`types::policy::AuditRequest`] | [`types::policy::EndpointPolicy`] |
+//! | `GET /v1/rdma` | | [`hardware::NodeRdma`] |
+//! | `POST /v1/rdma/mode` | [`hardware::RdmaModeRequest`] | [`hardware::NodeRdma`] |
+//! | `GET /v1/sriov` | | list of [`hardware::Pf`] |
+//! | `POST /v1/sriov` | [`hardware::VfsRequest`] | [`hardware::Pf`] |
 //! | `/v1/cni/...` | for the CNI plugin | see [`types::cni`] |
 //!
 //! `DELETE` takes its parameters from the query, or without one from a JSON
 //! body. Whatever is not a success is answered with [`types::ApiError`] and
 //! 400 (the request is wrong), 404 (what it names is not there), 409 (it
-//! contradicts the present state), 507 (no room is left) or 500 (the node is
-//! at fault).
+//! contradicts the present state), 501 (the kernel or the machine cannot), 507
+//! (no room is left) or 500 (the node is at fault).
 
 pub mod client;
 mod cni;
 mod dataplane;
 mod events;
+pub mod hardware;
 mod policy;
 mod request;
 pub mod server;
@@ -38,4 +43,5 @@ pub mod socket;
 pub mod types;
 
 pub use dataplane::{Cni, Dataplane, Policies};
+pub use hardware::Hardware;
 pub use socket::{BindError, Socket};

@@ -42,6 +42,7 @@ impl From<Error> for Failure {
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Exhausted(_) => StatusCode::INSUFFICIENT_STORAGE,
+            Error::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 pub use sluice_api::{ApiError, PodName, cni};
 
+use super::hardware::EndpointRdma;
 use crate::link::{Mac, NetnsRef};
 
 /// `POST /v1/endpoints`: attach an interface to the dataplane.
@@ -97,6 +98,9 @@ pub struct Endpoint {
     /// The registered uplink that the interface hangs off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<String>,
+    /// What it has of RDMA, when it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdma: Option<EndpointRdma>,
     /// How the programs are attached.
     pub mechanism: TcMechanism,
     /// Whether they are.

@@ -31,6 +31,9 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             ClientError::Permission { .. } => UNSUPPORTED,
             ClientError::Refused { status, .. } if *status == StatusCode::NOT_FOUND => NOT_FOUND,
             ClientError::Refused { status, .. } if *status == StatusCode::CONFLICT => CONFLICT,
+            ClientError::Refused { status, .. } if *status == StatusCode::NOT_IMPLEMENTED => {
+                UNSUPPORTED
+            }
             _ => FAILED,
         });
     }

@@ -10,6 +10,8 @@ mod endpoints;
 mod events;
 mod exit;
 mod policy;
+mod rdma;
+mod sriov;
 mod stats;
 mod status;
 mod table;
@@ -80,6 +82,12 @@ enum Command {
     /// Show, explain and test network policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Show RDMA devices, and who sees them
+    #[command(subcommand)]
+    Rdma(rdma::Rdma),
+    /// Show and make virtual functions
+    #[command(subcommand)]
+    Sriov(sriov::Sriov),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -180,6 +188,8 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
         Command::Policy(policy) => policy.run(client).await,
+        Command::Rdma(rdma) => rdma.run(client).await,
+        Command::Sriov(sriov) => sriov.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),
     }
 }

@@ -49,5 +49,5 @@ pub use route::{MAIN_TABLE, Route, SourceRule};
 pub use sluice_api::Mac;
 pub use socket::Netlink;
 pub use sysctl::{Sysctl, set_sysctls};
-pub use sysfs::{DeviceId, PciFunction, Sriov, Sysfs};
+pub use sysfs::{DeviceId, PciFunction, Sriov, Sysfs, with_sysfs_of};
 pub use vf::{VfConfig, VfLink, VfState, VfVlanTag, VlanProtocol};

@@ -8,9 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use serde::{Deserialize, Serialize};
 
-use super::LinkError;
+use super::{LinkError, Netns};
 
 /// Network controllers' PCI class, the first byte of `class`.
 const CLASS_NETWORK: u8 = 0x02;
@@ -49,7 +54,7 @@ impl fmt::Display for DeviceId {
 }
 
 /// `domain:bus:device.function`; the domain has four digits or more.
-fn is_pci_address(text: &str) -> bool {
+pub(crate) fn is_pci_address(text: &str) -> bool {
     let hex = |part: &str, digits: usize| {
         part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit())
     };
@@ -253,12 +258,7 @@ impl Sysfs {
             DeviceId::Pci(address) => Ok(self.pci(address)?.netdevs),
             DeviceId::Auxiliary(name) => {
                 self.auxiliary_parent(name)?;
-                let folder = self.path("bus/auxiliary/devices").join(name);
-                let mut found = children(&folder.join("net"), |_| true);
-                for inner in children(&folder, is_auxiliary) {
-                    found.extend(children(&folder.join(inner).join("net"), |_| true));
-                }
-                Ok(found)
+                Ok(self.auxiliary_children(name, "net"))
             }
         }
     }
@@ -272,14 +272,19 @@ impl Sysfs {
             DeviceId::Pci(address) => Ok(self.pci(address)?.rdma),
             DeviceId::Auxiliary(name) => {
                 self.auxiliary_parent(name)?;
-                let folder = self.path("bus/auxiliary/devices").join(name);
-                let mut found = children(&folder.join("infiniband"), |_| true);
-                for inner in children(&folder, is_auxiliary) {
-                    found.extend(children(&folder.join(inner).join("infiniband"), |_| true));
-                }
-                Ok(found)
+                Ok(self.auxiliary_children(name, "infiniband"))
             }
         }
+    }
+
+    /// What is of a class in an auxiliary device or in those inside of it.
+    fn auxiliary_children(&self, device: &str, class: &str) -> Vec<String> {
+        let folder = self.path("bus/auxiliary/devices").join(device);
+        let mut found = children(&folder.join(class), |_| true);
+        for inner in children(&folder, is_auxiliary) {
+            found.extend(children(&folder.join(inner).join(class), |_| true));
+        }
+        found
     }
 
     /// Has a PF make this many VFs. From one number to another the kernel only goes through zero.
@@ -363,6 +368,42 @@ impl Sysfs {
                 sysfs_error("read", path, source)
             })
     }
+}
+
+/// Runs `f` with the sysfs that a namespace sees: its own network and RDMA devices. It is mounted
+/// for the thread of `f` alone, and gone afterwards.
+///
+/// # Errors
+/// [`LinkError::Namespace`] when it cannot be entered or sysfs not be mounted.
+pub fn with_sysfs_of<T: Send>(
+    netns: &Netns,
+    f: impl FnOnce(&Sysfs) -> T + Send,
+) -> Result<T, LinkError> {
+    let mounted = netns.run(|| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let nothing = None::<&str>;
+        // What is mounted from here on stays in this thread's mount namespace.
+        mount(
+            nothing,
+            "/",
+            nothing,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            nothing,
+        )?;
+        mount(
+            Some("sysfs"),
+            "/sys",
+            Some("sysfs"),
+            MsFlags::MS_RDONLY,
+            nothing,
+        )?;
+        Ok(f(&Sysfs::default()))
+    })?;
+    mounted.map_err(|errno: Errno| LinkError::Namespace {
+        action: "mount the sysfs of",
+        netns: netns.to_string(),
+        source: errno.into(),
+    })
 }
 
 fn sysfs_error(action: &'static str, path: &Path, source: io::Error) -> LinkError {
@@ -563,6 +604,17 @@ mod tests {
         assert_eq!(sysfs.auxiliary_parent(SUBFUNCTION).unwrap(), PF);
         let id = DeviceId::parse(SUBFUNCTION).unwrap();
         assert_eq!(sysfs.netdevs(&id).unwrap(), ["ens1f0s4"]);
+    }
+
+    /// The RDMA devices of a subfunction, apart from those of its PF.
+    #[test]
+    fn rdma_devices_in_a_handmade_sysfs() {
+        let root = fixture::sysfs();
+        let sysfs = Sysfs::new(root.path());
+        let of = |id: &str| sysfs.rdma(&DeviceId::parse(id).unwrap());
+        assert_eq!(of(SUBFUNCTION).unwrap(), ["mlx5_4"]);
+        assert_eq!(of(VF0).unwrap(), ["mlx5_1"]);
+        assert!(of("mlx5_core.sf.5").is_err());
     }
 
     #[test]

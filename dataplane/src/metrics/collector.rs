@@ -6,11 +6,14 @@ use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, registry::Registry, registry::Unit,
 };
 
-use super::{endpoints::EndpointRows, family::Families, uplinks::encode_uplinks};
+use super::{
+    endpoints::EndpointRows, family::Families, rdma::encode_rdma, uplinks::encode_uplinks,
+};
 use crate::{
     agent::Result,
     api::{
         Dataplane,
+        hardware::NodeRdma,
         types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism},
     },
 };
@@ -24,6 +27,8 @@ pub struct Snapshot {
     pub endpoints: Vec<Endpoint>,
     /// The agent.
     pub status: Status,
+    /// RDMA devices, where the kernel has RDMA.
+    pub rdma: Option<NodeRdma>,
 }
 
 impl Snapshot {
@@ -36,6 +41,7 @@ impl Snapshot {
             stats: dataplane.stats()?,
             endpoints: dataplane.endpoints(),
             status: dataplane.status()?,
+            rdma: dataplane.hardware().and_then(|node| node.rdma().ok()),
         })
     }
 }
@@ -60,9 +66,13 @@ impl Collector for Snapshot {
             stats,
             endpoints,
             status,
+            rdma,
         } = self;
         EndpointRows::new(stats, endpoints).encode(&mut families)?;
         encode_uplinks(&mut families, &stats.uplinks, status)?;
+        if let Some(rdma) = rdma {
+            encode_rdma(&mut families, rdma)?;
+        }
         encode_agent(&mut families, stats, status)
     }
 }

@@ -303,6 +303,7 @@ impl Rdma {
             }
             libc::EPERM => "CAP_NET_ADMIN is needed in both namespaces",
             libc::EEXIST => "a device there has the name; rename one of them",
+            libc::EINVAL => "the device is gone; a soft-RoCE device goes with its interface's move",
             libc::EBUSY => "the device is being moved or removed; try again",
             _ => "",
         })?;

@@ -12,9 +12,12 @@ mod client;
 mod counter;
 mod device;
 mod error;
+mod gid;
+mod place;
 #[cfg(test)]
 mod recorded;
 mod resource;
+mod survey;
 mod system;
 mod wire;
 
@@ -23,10 +26,12 @@ pub use client::Rdma;
 pub use counter::{CounterMode, CounterSet, HwCounter, OptionalCounter};
 pub use device::{Guid, PhysicalState, PortNetdev, PortState, RdmaDevice, RdmaPort};
 pub use error::RdmaError;
+pub use gid::{Gid, GidTable, GidType};
 pub use resource::{
     CmId, CompletionQueue, MemoryRegion, Owner, ProtectionDomain, QpState, QpType, QueuePair,
     ResourceCount,
 };
+pub use survey::{NodeRdma, PlacedDevice, PlacedPort, survey};
 pub use system::NetnsMode;
 
 /// Feeds any bytes to every decoder, as a datagram and as the body of an answer. For the fuzzer; it

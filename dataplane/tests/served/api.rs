@@ -7,11 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use dataplane::api::{
-    Dataplane, Socket,
-    client::{Client, ClientError},
-    server,
-    types::{AttachRequest, Endpoint, EndpointSelector, EventLine, UplinkRequest},
+use dataplane::{
+    api::{
+        Dataplane, Socket,
+        client::{Client, ClientError},
+        hardware::{RdmaModeRequest, VfsRequest},
+        server,
+        types::{AttachRequest, Endpoint, EndpointSelector, EventLine, UplinkRequest},
+    },
+    rdma::NetnsMode,
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
@@ -132,6 +136,10 @@ async fn every_operation_reaches_the_dataplane_and_its_answer_the_client() {
     assert_eq!(client.detach(&by_id).await.unwrap(), first);
     assert_eq!(client.endpoints().await.unwrap(), Vec::<Endpoint>::new());
 
+    let rdma = client.rdma().await.unwrap();
+    assert_eq!(rdma.devices[0].device.name, "mlx5_0");
+    assert_eq!(client.sriov().await.unwrap(), []);
+
     let cidr = "2001:db8::/32".parse().unwrap();
     client.block(cidr).await.unwrap();
     assert_eq!(client.blocks().await.unwrap()[0].cidr, cidr);
@@ -158,6 +166,16 @@ async fn each_error_has_its_status_and_keeps_its_text() {
     let (status, error) = refused(client.attach(&attach_request("host", "panic")).await);
     assert_eq!(status, 500);
     assert!(error.contains("its log tells more"), "{error}");
+    let mode = RdmaModeRequest {
+        mode: NetnsMode::Exclusive,
+    };
+    assert_eq!(refused(client.set_rdma_mode(&mode).await).0, 409);
+    let vfs = VfsRequest {
+        pf: "ens1".into(),
+        num_vfs: 2,
+    };
+    let (status, error) = refused(client.set_vfs(&vfs).await);
+    assert_eq!((status, error.as_str()), (501, "ens1 has no SR-IOV"));
     for _ in 0..MAX_ENDPOINTS {
         served.fake.attach(&attach_request("host", "x")).unwrap();
     }

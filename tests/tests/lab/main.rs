@@ -3,6 +3,8 @@
 //! one after another.
 
 mod card;
+mod effort;
+mod hardware;
 mod modes;
 mod rdma;
 mod rxe;

@@ -7,6 +7,7 @@ mod job;
 mod kernel;
 mod modules;
 mod qemu;
+mod report;
 pub(crate) mod suite;
 mod vm;
 
@@ -59,6 +60,8 @@ enum Command {
     Run(Run),
     /// The same with a shell and the terminal
     Shell(Shell),
+    /// Load every program on every kernel and write docs/kernels.md
+    Report,
 }
 
 #[derive(Args)]
@@ -112,6 +115,7 @@ impl Lab {
             Command::Fetch { kernels } => fetch(&kernels),
             Command::Run(run) => run.run(),
             Command::Shell(shell) => shell.run(),
+            Command::Report => report::run(),
         }
     }
 }
@@ -313,6 +317,8 @@ fn inherited() -> Vec<(OsString, OsString)> {
             let name = name.to_string_lossy();
             name.starts_with("SLUICE_") || name.starts_with("RUST_") || name == "TERM"
         })
+        // A backtrace costs many seconds in emulation.
+        .chain([("RUST_BACKTRACE".into(), "0".into())])
         .chain([("PATH".into(), exec::path_with(None))])
         .collect()
 }

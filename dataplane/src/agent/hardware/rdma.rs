@@ -1,0 +1,298 @@
+//! What the node and its endpoints have of RDMA.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::super::{Agent, Result};
+use crate::{
+    api::{
+        hardware::{EndpointRdma, NodeRdma},
+        types::Endpoint,
+    },
+    link::{NetnsRef, Sysfs},
+    rdma::{NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, survey},
+};
+
+/// How old a survey may be. GID tables have hundreds of files, and `sluice top` asks each second.
+const FRESH: Duration = Duration::from_secs(2);
+/// From this part of a GID table on the node's administrator is warned.
+const NEARLY_FULL: f64 = 0.8;
+
+type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
+
+/// The last survey, and when it was made.
+#[derive(Default)]
+pub(in crate::agent) struct RdmaView {
+    last: Mutex<Option<(Instant, Surveyed)>>,
+}
+
+impl Agent {
+    /// The RDMA devices of the node and its endpoints, with their ports and GIDs.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::agent::Error::Unsupported) when this kernel has no RDMA.
+    pub fn rdma(&self) -> Result<NodeRdma> {
+        match self.rdma_view().as_ref() {
+            Ok(node) => Ok(node.clone()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets who sees RDMA devices. The kernel lets it change only while no other network namespace
+    /// exists.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`](crate::agent::Error::Conflict) when the kernel refuses; the text says what blocks it and how to make
+    /// the change permanent. [`Error::Unsupported`](crate::agent::Error::Unsupported) when this kernel has no RDMA.
+    pub fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
+        let mut rdma = Rdma::open(&self.home)?;
+        if rdma.mode()? != mode {
+            rdma.set_mode(mode)?;
+        }
+        self.forget_rdma();
+        self.rdma()
+    }
+
+    /// What an endpoint has of RDMA, looked up now.
+    pub(in crate::agent) fn rdma_of(&self, endpoint: &Endpoint) -> Option<EndpointRdma> {
+        let view = self.rdma_view();
+        let node = view.as_ref().as_ref().ok()?;
+        endpoint_rdma(endpoint, node)
+    }
+
+    /// Makes the next question be answered from the kernel.
+    pub(in crate::agent) fn forget_rdma(&self) {
+        let mut last = self
+            .rdma
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = None;
+    }
+
+    /// GID tables that are full or soon will be, one line each.
+    pub(in crate::agent) fn rdma_problems(&self) -> Vec<String> {
+        let view = self.rdma_view();
+        let Ok(node) = view.as_ref() else {
+            return Vec::new();
+        };
+        node.devices
+            .iter()
+            .flat_map(|device| device.ports.iter().map(move |port| (device, port)))
+            .filter(|(_, port)| port.gids.fill() >= NEARLY_FULL)
+            .map(|(device, port)| nearly_full(device, port))
+            .collect()
+    }
+
+    fn rdma_view(&self) -> Surveyed {
+        let mut last = self
+            .rdma
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((taken, view)) = last.as_ref()
+            && taken.elapsed() < FRESH
+        {
+            return view.clone();
+        }
+        let pods: BTreeSet<String> = self
+            .state()
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.record.netns.to_string())
+            .collect();
+        let pods: Vec<NetnsRef> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
+        let view = Arc::new(survey(&self.home, &Sysfs::default(), &pods));
+        *last = Some((Instant::now(), view.clone()));
+        view
+    }
+}
+
+fn nearly_full(device: &PlacedDevice, port: &PlacedPort) -> String {
+    let (used, capacity) = (port.gids.entries.len(), port.gids.capacity);
+    format!(
+        "RDMA port {}/{}: {used} of {capacity} GIDs in use; each address of each interface on its \
+         NIC takes one or two, and a pod whose address finds no place has no RoCE: move pods to \
+         another NIC, or turn IPv6 link-local addresses off where they are not needed",
+        device.device.name, port.port.port
+    )
+}
+
+/// The port of an endpoint: that of its own interface, or else, where devices are shared, the one
+/// that has a GID for one of its addresses, as a macvlan's master's has.
+fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
+    let addresses: Vec<IpAddr> = endpoint
+        .addresses
+        .iter()
+        .map(|address| address.addr())
+        .collect();
+    let ports = || {
+        node.devices
+            .iter()
+            .flat_map(|device| device.ports.iter().map(move |port| (device, port)))
+    };
+    let own = |port: &PlacedPort| {
+        let netdev = port.port.netdev.as_ref();
+        port.netdev_netns.as_ref() == Some(&endpoint.netns)
+            && netdev.is_some_and(|netdev| netdev.ifindex == endpoint.ifindex)
+    };
+    let speaks_for = |port: &PlacedPort| {
+        let gid = port.gids.best(&addresses);
+        gid.is_some_and(|gid| gid.netdev.as_ref() == Some(&endpoint.interface))
+    };
+    let (device, port) = ports()
+        .find(|(_, port)| own(port))
+        .or_else(|| ports().find(|(_, port)| node.mode == NetnsMode::Shared && speaks_for(port)))?;
+    let gid = port.gids.best(&addresses).cloned();
+    let hca = format!("{}:{}", device.device.name, port.port.port);
+    let mut environment = BTreeMap::from([("NCCL_IB_HCA".to_owned(), hca)]);
+    if let Some(gid) = &gid {
+        environment.insert("NCCL_IB_GID_INDEX".to_owned(), gid.index.to_string());
+    }
+    Some(EndpointRdma {
+        device: device.device.name.clone(),
+        port: port.port.port,
+        exclusive: node.mode == NetnsMode::Exclusive && device.netns == endpoint.netns,
+        gid,
+        environment,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::types::{Health, TcMechanism},
+        rdma::{
+            Gid, GidTable, GidType, Guid, PhysicalState, PortNetdev, PortState, RdmaDevice,
+            RdmaPort,
+        },
+    };
+
+    fn endpoint(netns: &str, ifindex: u32, address: &str) -> Endpoint {
+        Endpoint {
+            id: 0,
+            netns: netns.parse().unwrap(),
+            netns_inode: 0,
+            interface: "net1".into(),
+            ifindex,
+            kind: "macvlan bridge".into(),
+            mac: None,
+            addresses: vec![address.parse().unwrap()],
+            pod: None,
+            uplink: None,
+            mechanism: TcMechanism::Tcx,
+            rdma: None,
+            health: Health::Attached,
+        }
+    }
+
+    fn gid(index: u32, address: &str, netdev: &str) -> Gid {
+        let address: IpAddr = address.parse().unwrap();
+        Gid {
+            index,
+            gid: match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            },
+            kind: GidType::RoceV2,
+            netdev: Some(netdev.into()),
+        }
+    }
+
+    fn device(index: u32, netns: &str, netdev: (u32, &str), gids: Vec<Gid>) -> PlacedDevice {
+        let (ifindex, name) = netdev;
+        let netns: NetnsRef = netns.parse().unwrap();
+        PlacedDevice {
+            device: RdmaDevice {
+                index,
+                name: format!("mlx5_{index}"),
+                protocol: Some("roce".into()),
+                firmware: None,
+                node_guid: Guid(1),
+                system_guid: Guid(1),
+                ports: 1,
+            },
+            pci: None,
+            char_devices: Vec::new(),
+            ports: vec![PlacedPort {
+                port: RdmaPort {
+                    device: index,
+                    port: 1,
+                    state: PortState::Active,
+                    physical: PhysicalState::LinkUp,
+                    lid: None,
+                    netdev: Some(PortNetdev {
+                        ifindex,
+                        name: name.into(),
+                    }),
+                },
+                netdev_netns: Some(netns.clone()),
+                gids: GidTable {
+                    capacity: 4,
+                    entries: gids,
+                },
+            }],
+            netns,
+        }
+    }
+
+    fn node(mode: NetnsMode, devices: Vec<PlacedDevice>) -> NodeRdma {
+        NodeRdma {
+            mode,
+            devices,
+            cm_device: None,
+        }
+    }
+
+    #[test]
+    fn a_shared_device_speaks_for_a_macvlan_by_its_gid() {
+        let gids = vec![
+            gid(1, "10.0.0.1", "ens1f0"),
+            gid(5, "10.0.0.7", "net1"),
+            gid(7, "10.0.0.8", "net1"),
+        ];
+        let node = node(
+            NetnsMode::Shared,
+            vec![device(0, "host", (3, "ens1f0"), gids)],
+        );
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.8/24"), &node).unwrap();
+        assert_eq!((found.device.as_str(), found.port), ("mlx5_0", 1));
+        assert!(!found.exclusive);
+        assert_eq!(found.gid.unwrap().index, 7);
+        assert_eq!(found.environment["NCCL_IB_HCA"], "mlx5_0:1");
+        assert_eq!(found.environment["NCCL_IB_GID_INDEX"], "7");
+        assert_eq!(endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node), None);
+    }
+
+    #[test]
+    fn a_device_of_ones_own_is_found_by_its_interface() {
+        let other = device(0, "b", (2, "net1"), vec![gid(0, "10.0.0.7", "net1")]);
+        let own = device(1, "a", (2, "net1"), vec![gid(3, "10.0.0.7", "net1")]);
+        let node = node(NetnsMode::Exclusive, vec![other, own]);
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.7/24"), &node).unwrap();
+        assert_eq!(found.device, "mlx5_1");
+        assert!(found.exclusive);
+        assert_eq!(found.gid.map(|gid| gid.index), Some(3));
+        // Before the device has a GID for it.
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node).unwrap();
+        assert_eq!(found.gid, None);
+        assert!(!found.environment.contains_key("NCCL_IB_GID_INDEX"));
+    }
+
+    #[test]
+    fn a_table_that_fills_is_told() {
+        let gids = (0..3).map(|index| gid(index, "10.0.0.1", "net1")).collect();
+        let device = device(0, "host", (3, "ens1f0"), gids);
+        assert!(device.ports[0].gids.fill() < NEARLY_FULL);
+        let text = nearly_full(&device, &device.ports[0]);
+        assert!(
+            text.starts_with("RDMA port mlx5_0/1: 3 of 4 GIDs"),
+            "{text}"
+        );
+    }
+}

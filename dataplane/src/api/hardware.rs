@@ -1,0 +1,155 @@
+//! RDMA devices and virtual functions: what travels, the requests, and what they need of the agent.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Dataplane,
+    request::Parameters,
+    server::{Answer, Server},
+};
+pub use crate::rdma::NodeRdma;
+use crate::{
+    agent::{Error, Result},
+    api::types::PodName,
+    link::VfState,
+    rdma::{Gid, NetnsMode},
+};
+
+/// What an endpoint has of RDMA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRdma {
+    /// The RDMA device.
+    pub device: String,
+    /// Its port.
+    pub port: u32,
+    /// Whether the device is the pod's alone. Otherwise other pods and the node see it too.
+    pub exclusive: bool,
+    /// The GID to use; absent while the device has none for the interface's addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<Gid>,
+    /// The same for programs that take it from their environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// `POST /v1/rdma/mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RdmaModeRequest {
+    /// The mode that the node is to be in.
+    pub mode: NetnsMode,
+}
+
+/// `POST /v1/sriov`: have a PF make this many VFs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VfsRequest {
+    /// The PF, by its interface or its PCI address.
+    pub pf: String,
+    /// How many VFs it is to have.
+    pub num_vfs: u32,
+}
+
+/// An element of `GET /v1/sriov`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pf {
+    /// PCI address.
+    pub pci: String,
+    /// Interface in the node's namespace.
+    pub interface: Option<String>,
+    /// Vendor, four hexadecimal digits.
+    pub vendor: String,
+    /// Device, four hexadecimal digits.
+    pub device: String,
+    /// Kernel driver.
+    pub driver: Option<String>,
+    /// Whether its interface can carry traffic.
+    pub carrier: bool,
+    /// How many VFs it can have.
+    pub total_vfs: u32,
+    /// Its VFs.
+    pub vfs: Vec<Vf>,
+}
+
+/// A VF.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vf {
+    /// Number at its PF.
+    pub index: u32,
+    /// PCI address.
+    pub pci: String,
+    /// Kernel driver.
+    pub driver: Option<String>,
+    /// Interface in the node's namespace; absent while a pod has it.
+    pub interface: Option<String>,
+    /// RDMA devices in the node's namespace.
+    pub rdma: Vec<String>,
+    /// Whether a pod or a program in user space has it.
+    pub in_use: bool,
+    /// The endpoint that it is, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<u32>,
+    /// The endpoint's pod, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// What the PF says of it, where its driver tells.
+    pub state: Option<VfState>,
+}
+
+/// What these requests need of the agent. Every method may block.
+pub trait Hardware: Send + Sync {
+    /// See [`Agent::rdma`](crate::agent::Agent::rdma).
+    fn rdma(&self) -> Result<NodeRdma>;
+    /// See [`Agent::set_rdma_mode`](crate::agent::Agent::set_rdma_mode).
+    fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma>;
+    /// See [`Agent::sriov`](crate::agent::Agent::sriov).
+    fn sriov(&self) -> Result<Vec<Pf>>;
+    /// See [`Agent::set_vfs`](crate::agent::Agent::set_vfs).
+    fn set_vfs(&self, request: &VfsRequest) -> Result<Pf>;
+}
+
+/// `/v1/rdma` and `/v1/sriov`.
+pub(super) fn router() -> Router<Server> {
+    Router::new()
+        .route("/rdma", get(rdma))
+        .route("/rdma/mode", post(set_rdma_mode))
+        .route("/sriov", get(sriov).post(set_vfs))
+}
+
+fn hardware(dataplane: &dyn Dataplane) -> Result<&dyn Hardware> {
+    dataplane
+        .hardware()
+        .ok_or_else(|| Error::Unsupported("this agent has no access to hardware".into()))
+}
+
+async fn rdma(State(server): State<Server>) -> Answer<NodeRdma> {
+    server.run(|node| hardware(node)?.rdma()).await
+}
+
+async fn set_rdma_mode(
+    State(server): State<Server>,
+    Parameters(request): Parameters<RdmaModeRequest>,
+) -> Answer<NodeRdma> {
+    server
+        .run(move |node| hardware(node)?.set_rdma_mode(request.mode))
+        .await
+}
+
+async fn sriov(State(server): State<Server>) -> Answer<Vec<Pf>> {
+    server.run(|node| hardware(node)?.sriov()).await
+}
+
+async fn set_vfs(
+    State(server): State<Server>,
+    Parameters(request): Parameters<VfsRequest>,
+) -> Answer<Pf> {
+    server
+        .run(move |node| hardware(node)?.set_vfs(&request))
+        .await
+}

@@ -1,0 +1,141 @@
+//! All RDMA devices of a node, wherever they are.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CharDevice, GidTable, NetnsMode, Rdma, RdmaDevice, RdmaError, RdmaPort};
+use crate::link::{Netns, NetnsRef, Sysfs, with_sysfs_of};
+
+/// The RDMA devices of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRdma {
+    /// Who sees a device.
+    pub mode: NetnsMode,
+    /// The devices, by index.
+    pub devices: Vec<PlacedDevice>,
+    /// The connection manager's character device.
+    pub cm_device: Option<CharDevice>,
+}
+
+/// An RDMA device and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedDevice {
+    /// The device.
+    #[serde(flatten)]
+    pub device: RdmaDevice,
+    /// The namespace that it was found in, the node's or, in exclusive mode, a pod's.
+    pub netns: NetnsRef,
+    /// Its PCI function; soft devices have none.
+    pub pci: Option<String>,
+    /// Its ports.
+    #[serde(rename = "port_list")]
+    pub ports: Vec<PlacedPort>,
+    /// Its character devices.
+    pub char_devices: Vec<CharDevice>,
+}
+
+/// A port of an RDMA device and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedPort {
+    /// The port.
+    #[serde(flatten)]
+    pub port: RdmaPort,
+    /// The namespace of its network interface, where that was found.
+    pub netdev_netns: Option<NetnsRef>,
+    /// Its GIDs.
+    pub gids: GidTable,
+}
+
+/// Looks at the node and at these pods. A pod that has gone meanwhile is passed over.
+///
+/// # Errors
+/// [`RdmaError::Unsupported`], or that the node itself could not be read.
+pub fn survey(node: &Netns, sysfs: &Sysfs, pods: &[NetnsRef]) -> Result<NodeRdma, RdmaError> {
+    let mut rdma = Rdma::open(node)?;
+    let mode = rdma.mode()?;
+    let mut devices = place(&mut rdma, &NetnsRef::Host, sysfs)?;
+    for pod in pods {
+        let looked = match mode {
+            NetnsMode::Exclusive => devices_of(pod).map(|found| devices.extend(found)),
+            NetnsMode::Shared => find_netdevs(pod, &mut devices),
+        };
+        if let Err(error) = looked {
+            tracing::debug!("RDMA devices of {pod}: {error}");
+        }
+    }
+    devices.sort_by_key(|placed| placed.device.index);
+    Ok(NodeRdma {
+        mode,
+        cm_device: rdma.cm_char_device()?,
+        devices,
+    })
+}
+
+/// The devices that a pod has for itself.
+fn devices_of(pod: &NetnsRef) -> Result<Vec<PlacedDevice>, RdmaError> {
+    let netns = Netns::open(pod)?;
+    let mut rdma = Rdma::open(&netns)?;
+    if rdma.devices()?.is_empty() {
+        return Ok(Vec::new());
+    }
+    with_sysfs_of(&netns, |sysfs| place(&mut rdma, pod, sysfs))?
+}
+
+/// In shared mode every namespace sees the devices, but each only its own network interfaces.
+fn find_netdevs(pod: &NetnsRef, devices: &mut [PlacedDevice]) -> Result<(), RdmaError> {
+    let mut rdma = None;
+    for placed in devices {
+        for port in &mut placed.ports {
+            if port.port.netdev.is_some() {
+                continue;
+            }
+            let rdma = match &mut rdma {
+                Some(rdma) => rdma,
+                None => rdma.insert(Rdma::open(&Netns::open(pod)?)?),
+            };
+            let seen = rdma.ports(placed.device.index)?;
+            let same = seen
+                .into_iter()
+                .find(|other| other.port == port.port.port && other.netdev.is_some());
+            if let Some(same) = same {
+                port.port = same;
+                port.netdev_netns = Some(pod.clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn place(rdma: &mut Rdma, netns: &NetnsRef, sysfs: &Sysfs) -> Result<Vec<PlacedDevice>, RdmaError> {
+    let mut placed = Vec::new();
+    for device in rdma.devices()? {
+        let mut ports = Vec::new();
+        for port in rdma.ports(device.index)? {
+            ports.push(PlacedPort {
+                netdev_netns: port.netdev.as_ref().map(|_| netns.clone()),
+                gids: GidTable::read(sysfs, &device.name, port.port)?,
+                port,
+            });
+        }
+        placed.push(PlacedDevice {
+            netns: netns.clone(),
+            pci: pci_of(sysfs, &device.name),
+            ports,
+            char_devices: rdma.char_devices(device.index, device.ports)?,
+            device,
+        });
+    }
+    Ok(placed)
+}
+
+/// The PCI function that an RDMA device belongs to, directly or through an auxiliary device.
+fn pci_of(sysfs: &Sysfs, device: &str) -> Option<String> {
+    let link = sysfs.path(&format!("class/infiniband/{device}/device"));
+    let real = std::fs::canonicalize(link).ok()?;
+    real.ancestors()
+        .filter_map(Path::file_name)
+        .filter_map(|name| name.to_str())
+        .find(|name| crate::link::sysfs::is_pci_address(name))
+        .map(str::to_owned)
+}
