@@ -368,8 +368,8 @@ fn is_empty(value: &Value) -> bool {
 
 /// Reads our fields; what is wrong with one is said with its name.
 fn fields<T: DeserializeOwned>(json: Value) -> Result<T, Error> {
-    serde_json::from_value(json)
-        .map_err(|error| Error::config(format!("the network configuration: {error}")))
+    serde_path_to_error::deserialize(json)
+        .map_err(|error| Error::config(format!("{}: {}", error.path(), error.inner())))
 }
 
 /// `DDDD:BB:SS.F`, hexadecimal; domains may have more digits.

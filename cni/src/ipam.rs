@@ -178,7 +178,11 @@ impl Running<'_> {
     /// # Errors
     /// As [`Running::finish`].
     pub fn lease(self) -> Result<Lease, Error> {
-        self.finish().and_then(|output| Lease::read(&output))
+        let kind = self.ipam.kind;
+        let output = self.finish()?;
+        Lease::read(&output).map_err(|error| {
+            Error::new(Code::Ipam, format!("IPAM plugin {kind}: {}", error.text()))
+        })
     }
 
     /// Waits for its output.

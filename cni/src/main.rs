@@ -14,7 +14,6 @@ mod commands;
 mod config;
 mod device_info;
 mod error;
-#[cfg(feature = "failpoints")]
 mod failpoint;
 mod http;
 mod ipam;

@@ -96,8 +96,7 @@ impl Lease {
     /// # Errors
     /// Code 104: it has no address, or makes no sense.
     pub fn read(output: &[u8]) -> Result<Self, Error> {
-        let broken =
-            |what: String| Error::new(Code::Ipam, format!("the IPAM plugin's result {what}"));
+        let broken = |what: String| Error::new(Code::Ipam, format!("its result {what}"));
         let result: Map<String, Value> = serde_json::from_slice(output)
             .map_err(|error| broken(format!("is no JSON: {error}")))?;
         let list = |key: &str| match result.get(key) {

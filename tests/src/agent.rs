@@ -65,6 +65,8 @@ pub struct TestAgent {
     options: Vec<String>,
     /// Another binary than the one under test.
     binary: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    mounts: Option<String>,
     process: Option<Child>,
 }
 
@@ -93,6 +95,8 @@ impl TestAgent {
             node: node.name().to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
             binary: None,
+            environment: Vec::new(),
+            mounts: None,
             process: None,
         })
     }
@@ -105,6 +109,20 @@ impl TestAgent {
     /// Another binary from the next start on.
     pub fn set_binary(&mut self, binary: PathBuf) {
         self.binary = Some(binary);
+    }
+
+    /// Sets a variable of the environment from the next start on; an empty value takes it away.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// Runs a shell script before each start from the next on, in a mount namespace of the agent's
+    /// own, with the folder of its records as `$1`.
+    pub fn set_mounts(&mut self, script: &str) {
+        self.mounts = Some(script.to_owned());
     }
 
     /// What it is run from.
@@ -139,7 +157,21 @@ impl TestAgent {
     /// # Errors
     /// The binary is not known.
     pub fn command(&self) -> Result<Command> {
-        let mut command = self.nsenter(&self.program()?);
+        let binary = self.program()?;
+        let mut command = match &self.mounts {
+            None => self.nsenter(&binary),
+            Some(script) => {
+                let mut command = self.nsenter(Path::new("unshare"));
+                let script = format!("set -e; {script}\nshift; exec \"$@\"");
+                command
+                    .args(["--mount", "--propagation", "slave", "sh", "-c", &script])
+                    .arg("sh")
+                    .arg(self.state())
+                    .arg(binary);
+                command
+            }
+        };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .arg("agent")
             // Nor in /etc.
@@ -200,6 +232,19 @@ impl TestAgent {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Waits until it has died on its own, as at a failpoint.
+    ///
+    /// # Errors
+    /// It lives on.
+    pub fn wait_dead(&mut self) -> Result<()> {
+        let mut child = self.process.take().context("the agent is not running")?;
+        let dead = wait_until("the agent to die", || Ok(child.try_wait()?.is_some()));
+        if dead.is_err() {
+            self.process = Some(child);
+        }
+        dead
     }
 
     /// Its process id.

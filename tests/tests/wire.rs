@@ -7,7 +7,7 @@ use dataplane::api::types::EndpointStats;
 use sluice_tests::{
     agent::TestAgent,
     node::{POD_INTERFACE, TestNode},
-    packets::refused,
+    packets::{Frame, QINQ, Roce, VLAN, refused},
     poll::wait_until,
     wire::Wire,
 };
@@ -61,6 +61,43 @@ fn refuse(machine: bool, options: &[&str]) -> Result<()> {
     })?;
     let counted = dropped(&agent, id, direction)?;
     ensure!(counted == expected, "{counted:#?}, sent {expected:#?}");
+    Ok(())
+}
+
+/// The kernel moves the outermost tag of what arrives into the packet's metadata.
+#[test]
+fn tagged_frames_to_a_pod_are_read_behind_their_tags() -> Result<()> {
+    let setup = TestNode::new(1)?;
+    let pod = &setup.pods[0];
+    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let id = agent.attach(pod, POD_INTERFACE)?;
+    let wire = Wire::open(&setup.machine, "eth0")?;
+    let pod_mac = Wire::open(pod, POD_INTERFACE)?.mac();
+    let mut sent = (0, 0);
+    for frame in [Frame::v4(), Frame::v6().extension(60, 3)] {
+        for tags in [
+            &[VLAN][..],
+            &[QINQ],
+            &[QINQ, VLAN],
+            &[VLAN, VLAN],
+            &[QINQ, VLAN, VLAN],
+        ] {
+            let frame = frame.clone().macs(wire.mac(), pod_mac).tags(tags);
+            let frame = Roce::write(sent.0, 64).v2(&frame);
+            ensure!(wire.send(&frame)?);
+            sent.0 += 1;
+            sent.1 += frame.len() as u64 - 4;
+        }
+    }
+    let counted = || -> Result<_> {
+        let stats: EndpointStats = serde_json::from_value(agent.stats(id)?)?;
+        let writes = stats.roce.iter().find(|count| count.kind == "write");
+        Ok(writes.map_or((0, 0), |write| (write.count.packets, write.count.bytes)))
+    };
+    let sent = (u64::from(sent.0), sent.1);
+    wait_until("the frames to be counted", || Ok(counted()?.0 >= sent.0))?;
+    ensure!(counted()? == sent, "{:?}, sent {sent:?}", counted()?);
+    ensure!(dropped(&agent, id, "ingress")?.is_empty());
     Ok(())
 }
 

@@ -57,11 +57,16 @@ impl Bench {
         setup::system(&[Group::Bench])?;
         build::object(false)?;
         let sluice = build::sluice(Profile::Release, false)?;
+        let plugin = sluice.with_file_name(build::PLUGIN);
         let mut command = Command::new(binary()?);
         command
             .args(self.only.iter().map(|name| format!("--only={name}")))
             .env("PATH", exec::path_with(None))
-            .env("SLUICE_BIN", sluice);
+            .env("SLUICE_BIN", sluice)
+            .env("SLUICE_CNI", plugin);
+        if let Some(plugins) = setup::cni_plugins() {
+            command.env("SLUICE_CNI_REFERENCE", plugins);
+        }
         if let Some(file) = &self.json {
             command.arg("--json").arg(file);
         }

@@ -1,8 +1,8 @@
 //! `cargo xtask build`: the eBPF object, the `sluice` binary that carries it, and the CNI plugin.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
@@ -51,9 +51,14 @@ impl Build {
         };
         let binary = sluice(profile, self.log)?;
         exec::step(&format!("The binary is {}", binary.display()));
+        let plugin = binary.with_file_name(PLUGIN);
+        exec::step(&format!("The CNI plugin is {}", plugin.display()));
         Ok(())
     }
 }
+
+/// The CNI plugin's file name.
+pub(crate) const PLUGIN: &str = "sluice-cni";
 
 /// How the `sluice` binary is built.
 #[derive(Clone, Copy)]
@@ -88,8 +93,8 @@ pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
     exec::step("Building sluice (a few minutes the first time)");
     let mut command = toolchain::cargo();
     command
-        .args(["build", "--package", "dataplane", "--package", "sluice-cni"])
-        .args(["--bin", "sluice", "--bin", "sluice-cni"])
+        .args(["build", "--package", "dataplane", "--bin", "sluice"])
+        .args(["--package", PLUGIN, "--bin", PLUGIN])
         .arg("--target-dir")
         .arg(workspace::target())
         .current_dir(workspace::root());
@@ -105,4 +110,34 @@ pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
     };
     exec::run(&mut command)?;
     Ok(workspace::target().join(folder).join("sluice"))
+}
+
+/// Builds both binaries with failpoints, for tests of crashes, as quickly as can be; their folder.
+/// They never lie where a binary to ship does.
+///
+/// # Errors
+/// They do not compile, or cannot be put there.
+pub(crate) fn with_failpoints() -> Result<PathBuf> {
+    exec::step("Building sluice with failpoints (a minute the first time)");
+    exec::run(
+        toolchain::cargo()
+            .args(["build", "--package", "dataplane", "--bin", "sluice"])
+            .args(["--package", PLUGIN, "--bin", PLUGIN])
+            .args(["--features", "dataplane/failpoints,sluice-cni/failpoints"])
+            .arg("--target-dir")
+            .arg(workspace::target())
+            .current_dir(workspace::root()),
+    )?;
+    let folder = workspace::target().join("failpoints");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for name in ["sluice", PLUGIN] {
+        let (from, to) = (
+            workspace::target().join("debug").join(name),
+            folder.join(name),
+        );
+        // Not over a file that still runs.
+        let _ = fs::remove_file(&to);
+        fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+    }
+    Ok(folder)
 }

@@ -63,15 +63,18 @@ impl Test {
 
 /// Runs the tests that this machine is good for, in parallel.
 ///
-/// The binary under test is the release build, handed over as `SLUICE_BIN`. The tests themselves are
-/// in the dev profile, where overflow and debug assertions are checked and linking many test binaries
-/// stays quick.
+/// The binaries under test are the release build, handed over as `SLUICE_BIN` and `SLUICE_CNI`; those
+/// with failpoints are in the folder `SLUICE_FAILPOINTS`. The tests themselves are in the dev
+/// profile, where overflow and debug assertions are checked and linking many test binaries stays
+/// quick.
 fn here(filters: &[String], tally: &mut Tally) -> Result<ExitStatus> {
     setup::root_for("testing with network namespaces and eBPF programs")?;
     setup::system(&[Group::Test])?;
     let cni_clients = setup::cni_clients()?;
     build::object(true)?;
+    let failpoints = build::with_failpoints()?;
     let sluice = build::sluice(Profile::Release, false)?;
+    let plugin = sluice.with_file_name(build::PLUGIN);
 
     exec::step("Running the tests (building them takes a few minutes the first time)");
     let mut command = toolchain::cargo();
@@ -83,6 +86,8 @@ fn here(filters: &[String], tally: &mut Tally) -> Result<ExitStatus> {
         .current_dir(workspace::root())
         .env("PATH", exec::path_with(None))
         .env("SLUICE_BIN", sluice)
+        .env("SLUICE_CNI", plugin)
+        .env("SLUICE_FAILPOINTS", failpoints)
         .env("SLUICE_CNI_CLIENTS", cni_clients);
     if let Some(plugins) = setup::cni_plugins() {
         command.env("SLUICE_CNI_REFERENCE", plugins);

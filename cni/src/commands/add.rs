@@ -52,9 +52,9 @@ fn chained(call: &Call, config: &Config, agent: &Agent) -> Result<Value, Error> 
         )));
     }
     let names = interfaces.into_iter().map(|interface| interface.name);
-    fail::fail_point!("cni::plugin::add::before_agent", crate::failpoint::act);
+    crate::failpoint::step("cni::plugin::add::before_agent")?;
     agent.add(&request(call, config, Work::Adopt(names.collect()))?)?;
-    fail::fail_point!("cni::plugin::add::after_agent", crate::failpoint::act);
+    crate::failpoint::step("cni::plugin::add::after_agent")?;
     Ok(pass_on(before.clone(), config))
 }
 
@@ -83,7 +83,7 @@ impl Main<'_> {
 
     /// The interface is made and the addresses are asked for at the same time.
     fn make(&self, request: &AddRequest, ipam: Option<&Ipam<'_>>) -> Result<Value, Error> {
-        fail::fail_point!("cni::plugin::add::before_ipam", crate::failpoint::act);
+        crate::failpoint::step("cni::plugin::add::before_ipam")?;
         let early = ipam
             .filter(|ipam| !ipam.needs_interface())
             .map(|ipam| ipam.start(Command::Add))
@@ -109,7 +109,7 @@ impl Main<'_> {
         early: Option<Running<'_>>,
         ipam: Option<&Ipam<'_>>,
     ) -> Result<Value, Error> {
-        fail::fail_point!("cni::plugin::add::after_create", crate::failpoint::act);
+        crate::failpoint::step("cni::plugin::add::after_create")?;
         // Waited for in any case: what is under way cannot be released.
         let lease = early.map(Running::lease);
         let added = added?;
@@ -119,7 +119,7 @@ impl Main<'_> {
             (None, Some(ipam)) => ipam.start(Command::Add)?.lease()?,
             (None, None) => Lease::default(),
         };
-        fail::fail_point!("cni::plugin::add::after_ipam", crate::failpoint::act);
+        crate::failpoint::step("cni::plugin::add::after_ipam")?;
         self.check_wishes(&lease)?;
         let dns = self.config.fields.dns.as_ref();
         let compose = |through_node: &[_]| {
@@ -133,7 +133,7 @@ impl Main<'_> {
             settings: self.config.settings(),
             result: compose(&[]),
         })?;
-        fail::fail_point!("cni::plugin::add::after_configure", crate::failpoint::act);
+        crate::failpoint::step("cni::plugin::add::after_configure")?;
         Ok(compose(&configured.through_node))
     }
 

@@ -29,11 +29,11 @@ pub fn run(call: &Call, config: &Config, agent: &Agent) -> Result<(), Error> {
     // must not be given away while the interface still answers.
     let first = matches!(&ipam, Ok(Some(ipam)) if ipam.needs_interface());
     let released = first.then(release);
-    fail::fail_point!("cni::plugin::del::before_agent", crate::failpoint::act);
+    crate::failpoint::step("cni::plugin::del::before_agent")?;
     let told = tell_agent(config, agent, &del);
-    fail::fail_point!("cni::plugin::del::after_agent", crate::failpoint::act);
+    crate::failpoint::step("cni::plugin::del::after_agent")?;
     let released = released.unwrap_or_else(release);
-    fail::fail_point!("cni::plugin::del::after_ipam", crate::failpoint::act);
+    crate::failpoint::step("cni::plugin::del::after_ipam")?;
     match (told, released) {
         (Ok(()), Ok(())) => Ok(()),
         (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),

@@ -31,7 +31,8 @@ pub fn entry_egress(context: TcContext) -> i32 {
 }
 
 /// Stands in for [`entry_ingress`] on clsact, which runs after TCX, until that
-/// one is in place.
+/// one is in place. The same program serves every endpoint: the kernel passes
+/// on the class that the filter was given, the endpoint's id.
 #[classifier]
 pub fn standin_ingress(context: TcContext) -> i32 {
     stand_in(&context, Direction::Ingress)
@@ -48,16 +49,23 @@ pub fn standin_egress(context: TcContext) -> i32 {
 #[inline(always)]
 fn stand_in(context: &TcContext, direction: Direction) -> i32 {
     // SAFETY: the context is the kernel's.
-    let seen_as = unsafe { (*context.skb.skb).cb[CB_SEEN] };
-    if seen_as == seen(ENDPOINT_ID.load(), direction) {
+    let (endpoint, mark) = unsafe {
+        let skb = context.skb.skb;
+        ((*skb).tc_classid, (*skb).cb[CB_SEEN])
+    };
+    if mark == seen(endpoint, direction) {
         return TC_ACT_UNSPEC;
     }
-    enter(context, direction)
+    enter_as(endpoint, context, direction)
 }
 
 #[inline(always)]
 fn enter(context: &TcContext, direction: Direction) -> i32 {
-    let endpoint = ENDPOINT_ID.load();
+    enter_as(ENDPOINT_ID.load(), context, direction)
+}
+
+#[inline(always)]
+fn enter_as(endpoint: u32, context: &TcContext, direction: Direction) -> i32 {
     // SAFETY: the context is the kernel's and `cb` is the program's to write;
     // the tail call does not return when it succeeds.
     unsafe {

@@ -376,7 +376,11 @@ impl Agent {
     fn reserve_id(&self) -> Result<u32> {
         let mut state = self.state_mut();
         let max = self.options.max_endpoints;
-        let free = |id: &u32| !state.endpoints.contains_key(id) && !state.reserved.contains(id);
+        let free = |id: &u32| {
+            !state.endpoints.contains_key(id)
+                && !state.reserved.contains(id)
+                && !state.unknown.contains(id)
+        };
         let id = (1..=max).find(free).ok_or_else(|| {
             Error::Exhausted(format!(
                 "all {max} endpoints are in use; raise max_endpoints in the configuration"

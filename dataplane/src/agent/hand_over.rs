@@ -104,9 +104,9 @@ impl Agent {
         netns: &Netns,
         interface: &str,
     ) -> Result<EndpointRecord> {
-        fail::fail_point!("hand_over::before", super::failpoint::act);
+        crate::agent::failpoint::step("hand_over::before")?;
         self.kernel.hand_over(netns, interface, record.id)?;
-        fail::fail_point!("hand_over::after", super::failpoint::act);
+        crate::agent::failpoint::step("hand_over::after")?;
         record.stand_in = false;
         if record.made_clsact {
             self.kernel.release_clsact(netns, interface);

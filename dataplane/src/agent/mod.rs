@@ -5,7 +5,6 @@ mod attach;
 mod blocks;
 mod cni;
 mod error;
-#[cfg(feature = "failpoints")]
 mod failpoint;
 mod hand_over;
 mod hardware;
@@ -15,6 +14,7 @@ mod recover;
 mod stats;
 mod status;
 mod turns;
+mod unknown;
 mod uplinks;
 mod watch;
 
@@ -126,6 +126,8 @@ struct State {
     /// Endpoint ids that are given out and not in `endpoints` yet, or not out
     /// of the kernel's maps.
     reserved: BTreeSet<u32>,
+    /// Endpoint ids whose programs are at work and whose record cannot be read.
+    unknown: BTreeSet<u32>,
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,

@@ -26,6 +26,7 @@ impl Agent {
             self.adopt(record);
         }
         self.recover_blocks()?;
+        self.keep_unknown();
         self.sweep();
         problems.extend(self.recover_attachments());
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
@@ -137,6 +138,7 @@ impl Agent {
         let wanted: std::collections::HashSet<_> = state
             .endpoints
             .keys()
+            .chain(&state.unknown)
             .flat_map(|id| pins.endpoint_links(*id))
             .chain(state.uplinks.keys().flat_map(|id| pins.uplink_links(*id)))
             .collect();
@@ -147,7 +149,8 @@ impl Agent {
             }
         }
         self.store
-            .sweep_endpoints(|id| state.endpoints.contains_key(&id));
+            .sweep_endpoints(|id| state.endpoints.contains_key(&id) || state.unknown.contains(&id));
+        self.store.sweep_temporary();
     }
 }
 

@@ -92,6 +92,7 @@ impl Agent {
         self.restore_filters(agenda);
         if agenda.everything {
             self.review_attachments();
+            self.review_unknown();
         }
         if agenda.everything || agenda.namespaces.contains(&None) {
             self.review_uplinks();

@@ -1,6 +1,7 @@
 //! What the agent remembers of endpoints and uplinks, and where it keeps it.
 
 mod attachment;
+mod attachments;
 mod record;
 mod store;
 

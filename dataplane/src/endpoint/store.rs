@@ -13,14 +13,9 @@ use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{AttachmentRecord, EndpointRecord, UplinkRecord};
-use crate::{
-    api::types::cni::{Attachment, DelRequest, TOMBSTONE_VERSION, TOMBSTONES, Tombstone},
-    policy::compile::RuleName,
-};
+use super::{EndpointRecord, UplinkRecord, attachments::ATTACHMENTS};
+use crate::{api::types::cni::TOMBSTONES, policy::compile::RuleName};
 
-/// Folder of the attachments' records; tombstones have one in it.
-const ATTACHMENTS: &str = "cni";
 /// Version of the files' format.
 const VERSION: u32 = 1;
 
@@ -34,7 +29,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    fn new(path: &Path, cause: impl ToString) -> Self {
+    pub(super) fn new(path: &Path, cause: impl ToString) -> Self {
         Self {
             path: path.to_owned(),
             cause: cause.to_string(),
@@ -50,7 +45,7 @@ impl StoreError {
 
 /// What a record has to outlive.
 #[derive(Clone, Copy)]
-enum Outlives {
+pub(super) enum Outlives {
     /// The agent's death at any moment; a reboot voids the record anyway.
     Agent,
     /// A power cut as well.
@@ -70,8 +65,8 @@ struct Envelope<T> {
 /// The agent's folder, usually `/var/lib/sluice`.
 #[derive(Debug)]
 pub struct Store {
-    root: PathBuf,
-    boot_id: String,
+    pub(super) root: PathBuf,
+    pub(super) boot_id: String,
     // Held for the agent's life.
     _lock: Flock<File>,
 }
@@ -102,75 +97,6 @@ impl Store {
         let current = |(boot_id, _): &(String, _)| *boot_id == self.boot_id;
         let records = records.into_iter().filter(current);
         (records.map(|(_, record)| record).collect(), errors)
-    }
-
-    /// Every attachment that CNI made in this boot, and what could not be
-    /// read. Those of earlier boots are gone with their namespaces: their
-    /// files are removed.
-    pub fn attachments(&self) -> (Vec<AttachmentRecord>, Vec<StoreError>) {
-        let (records, errors) = self.read_folder::<AttachmentRecord>(ATTACHMENTS);
-        let (current, void): (Vec<_>, Vec<_>) = records
-            .into_iter()
-            .partition(|(boot_id, _)| *boot_id == self.boot_id);
-        for (_, record) in void {
-            let _ = self.remove_attachment(&record.attachment);
-        }
-        (
-            current.into_iter().map(|(_, record)| record).collect(),
-            errors,
-        )
-    }
-
-    /// Writes the intent to make an attachment, and has it on disk.
-    ///
-    /// # Errors
-    /// As [`Store::put_endpoint`].
-    pub fn intend_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
-        let path = self.attachment_path(&record.attachment);
-        self.write(&path, record, Outlives::Machine)
-    }
-
-    /// Writes how far an attachment has come.
-    ///
-    /// # Errors
-    /// As [`Store::put_endpoint`].
-    pub fn put_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
-        let path = self.attachment_path(&record.attachment);
-        self.write(&path, record, Outlives::Agent)
-    }
-
-    /// Forgets an attachment, be its file readable or not.
-    ///
-    /// # Errors
-    /// As [`Store::remove_endpoint`].
-    pub fn remove_attachment(&self, attachment: &Attachment) -> Result<(), StoreError> {
-        remove(&self.attachment_path(attachment))
-    }
-
-    /// Whether a DEL of this attachment came while no agent ran.
-    pub fn has_tombstone(&self, attachment: &Attachment) -> bool {
-        self.tombstone_path(attachment).exists()
-    }
-
-    /// The DELs that came while no agent ran, and what could not be read.
-    pub fn tombstones(&self) -> (Vec<DelRequest>, Vec<StoreError>) {
-        let mut dels = Vec::new();
-        let mut errors = Vec::new();
-        for path in json_files(&self.root.join(TOMBSTONES)) {
-            match read_tombstone(&path) {
-                Ok(del) => dels.push(del),
-                Err(error) => errors.push(error),
-            }
-        }
-        (dels, errors)
-    }
-
-    /// Takes note that a DEL has been made up for.
-    ///
-    /// # Errors
-    /// As [`Store::remove_endpoint`].
-    pub fn remove_tombstone(&self, attachment: &Attachment) -> Result<(), StoreError> {
-        remove(&self.tombstone_path(attachment))
     }
 
     /// Whether records can be written.
@@ -211,16 +137,34 @@ impl Store {
         remove(&self.endpoint_path(id))
     }
 
+    /// The endpoints that have a file, be it readable or not.
+    pub fn endpoint_files(&self) -> Vec<u32> {
+        let files = json_files(&self.root.join("endpoints"));
+        files.iter().filter_map(|path| endpoint_of(path)).collect()
+    }
+
     /// Removes the endpoints' files that no present endpoint has: of an earlier
     /// boot, or unreadable.
     pub fn sweep_endpoints(&self, present: impl Fn(u32) -> bool) {
         for path in json_files(&self.root.join("endpoints")) {
-            let id = path
-                .file_stem()
-                .and_then(|stem| stem.to_str()?.parse().ok());
-            if !id.is_some_and(&present) {
+            if !endpoint_of(&path).is_some_and(&present) {
                 let _ = fs::remove_file(path);
             }
+        }
+    }
+
+    /// Removes the temporary files of writers that were killed: an agent before
+    /// this one, and plugins, whose process id is in the name.
+    pub fn sweep_temporary(&self) {
+        let folder = |name: &str| files_with(&self.root.join(name), "new");
+        let own = ["", "endpoints", "uplinks", ATTACHMENTS].map(folder);
+        let plugins = folder(TOMBSTONES).into_iter().filter(|path| {
+            let process = path.file_stem().map(Path::new).and_then(Path::extension);
+            let process = process.and_then(|id| id.to_str()?.parse::<u32>().ok());
+            process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+        });
+        for path in own.into_iter().flatten().chain(plugins) {
+            let _ = fs::remove_file(path);
         }
     }
 
@@ -289,14 +233,6 @@ impl Store {
         self.root.join("endpoints").join(format!("{id}.json"))
     }
 
-    fn attachment_path(&self, attachment: &Attachment) -> PathBuf {
-        self.root.join(ATTACHMENTS).join(attachment.file_name())
-    }
-
-    fn tombstone_path(&self, attachment: &Attachment) -> PathBuf {
-        self.root.join(TOMBSTONES).join(attachment.file_name())
-    }
-
     fn uplink_path(&self, id: u32) -> PathBuf {
         self.root.join("uplinks").join(format!("{id}.json"))
     }
@@ -305,7 +241,7 @@ impl Store {
         self.root.join("blocks.json")
     }
 
-    fn read_folder<T: DeserializeOwned>(
+    pub(super) fn read_folder<T: DeserializeOwned>(
         &self,
         folder: &str,
     ) -> (Vec<(String, T)>, Vec<StoreError>) {
@@ -323,7 +259,7 @@ impl Store {
     /// Temporary file, then rename: the name always leads to a whole record.
     /// What outlives the machine is on disk when this returns, by a sync of
     /// the file and of the folder, each of which takes milliseconds.
-    fn write<T: Serialize>(
+    pub(super) fn write<T: Serialize>(
         &self,
         path: &Path,
         record: &T,
@@ -407,37 +343,30 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<(String, T), StoreError> {
     Ok((envelope.boot_id, envelope.record))
 }
 
-fn read_tombstone(path: &Path) -> Result<DelRequest, StoreError> {
-    let text = fs::read(path).map_err(|error| StoreError::new(path, error))?;
-    let tombstone: Tombstone = serde_json::from_slice(&text)
-        .map_err(|error| StoreError::new(path, format!("not a tombstone of Sluice: {error}")))?;
-    if tombstone.version != TOMBSTONE_VERSION {
-        return Err(StoreError::new(
-            path,
-            format!("format {}, not {TOMBSTONE_VERSION}", tombstone.version),
-        ));
-    }
-    Ok(tombstone.del)
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::new(path, error)),
         _ => Ok(()),
     }
 }
 
-fn json_files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn json_files(folder: &Path) -> Vec<PathBuf> {
+    files_with(folder, "json")
+}
+
+fn files_with(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
         .collect();
     paths.sort();
     paths
+}
+
+/// The endpoint whose file this is.
+fn endpoint_of(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -77,19 +77,20 @@ impl Kernel {
         endpoint: u32,
         mechanism: TcMechanism,
     ) -> Result<bool, KernelError> {
-        let attached = self.attach_here(
-            netns,
-            interface,
-            endpoint,
-            |program, hook| match mechanism {
+        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
+        for direction in DIRECTIONS {
+            load_entry(&mut object, direction)?;
+        }
+        let attached = self.attach_pair(netns, interface, |hook| {
+            let program = classifier(&mut object, &entry_name(hook.direction))?;
+            match mechanism {
                 TcMechanism::Tcx => {
                     let pin = self.pins().endpoint_link(endpoint, hook.direction);
                     hook.attach_tcx_here(program, &pin).map(|()| false)
                 }
-                TcMechanism::Clsact => Ok(hook.attach_clsact_here(program)?.made_qdisc),
-            },
-            entry_name,
-        );
+                TcMechanism::Clsact => Ok(hook.attach_clsact_here(program, None)?.made_qdisc),
+            }
+        });
         if attached.is_err() {
             let _ = self.detach(Some(netns), interface, endpoint, mechanism);
         }
@@ -109,13 +110,12 @@ impl Kernel {
         interface: &str,
         endpoint: u32,
     ) -> Result<bool, KernelError> {
-        let attached = self.attach_here(
-            netns,
-            interface,
-            endpoint,
-            |program, hook| Ok(hook.attach_clsact_here(program)?.made_qdisc),
-            stand_in_name,
-        );
+        let mut programs = self.stand_ins();
+        let programs = &mut *programs;
+        let attached = self.attach_pair(netns, interface, |hook| {
+            let program = classifier(programs, &stand_in_name(hook.direction))?;
+            Ok(hook.attach_clsact_here(program, Some(endpoint))?.made_qdisc)
+        });
         if attached.is_err() {
             let _ = self.detach(Some(netns), interface, endpoint, TcMechanism::Clsact);
         }
@@ -140,32 +140,25 @@ impl Kernel {
         self.detach(Some(netns), interface, endpoint, TcMechanism::Clsact)
     }
 
-    /// Loads both programs of an endpoint and attaches them.
+    /// Attaches to both hooks of an interface; whether that made a clsact
+    /// qdisc.
     ///
     /// Both in one visit to the namespace and with nothing between them: a TCX
     /// attachment waits for an RCU grace period, and for two where one is
     /// under way, as the end of a thread or the release of a program begins it.
-    fn attach_here(
+    fn attach_pair(
         &self,
         netns: &Netns,
         interface: &str,
-        endpoint: u32,
-        attach: impl Fn(&mut SchedClassifier, &Hook<'_>) -> Result<bool, KernelError> + Send + Sync,
-        name: fn(Direction) -> String,
+        mut attach: impl FnMut(&Hook<'_>) -> Result<bool, KernelError> + Send,
     ) -> Result<bool, KernelError> {
-        let mut object = self.instance(ENDPOINT_ID, endpoint)?;
-        for direction in DIRECTIONS {
-            load_program(&mut object, &name(direction))?;
-        }
         let mut made_qdisc = false;
         let attached = netns.run(|| {
             DIRECTIONS.into_iter().try_for_each(|direction| {
-                let program = classifier(&mut object, &name(direction))?;
-                let hook = Hook {
+                made_qdisc |= attach(&Hook {
                     interface,
                     direction,
-                };
-                made_qdisc |= attach(program, &hook)?;
+                })?;
                 Ok(())
             })
         });
@@ -287,7 +280,7 @@ fn entry_name(direction: Direction) -> String {
     format!("entry_{}", direction.name())
 }
 
-fn stand_in_name(direction: Direction) -> String {
+pub(super) fn stand_in_name(direction: Direction) -> String {
     format!("standin_{}", direction.name())
 }
 
@@ -411,16 +404,25 @@ impl Hook<'_> {
         netns: &Netns,
         program: &mut SchedClassifier,
     ) -> Result<Filter, KernelError> {
-        self.enter(netns, || self.attach_clsact_here(program))
+        self.enter(netns, || self.attach_clsact_here(program, None))
     }
 
     /// As [`Hook::attach_clsact`], from a thread that is in the namespace.
-    fn attach_clsact_here(&self, program: &mut SchedClassifier) -> Result<Filter, KernelError> {
-        self.add_filter(program)
+    fn attach_clsact_here(
+        &self,
+        program: &mut SchedClassifier,
+        class: Option<u32>,
+    ) -> Result<Filter, KernelError> {
+        self.add_filter(program, class)
             .map_err(|error| self.describe(&error))
     }
 
-    fn add_filter(&self, program: &mut SchedClassifier) -> Result<Filter, ProgramError> {
+    fn add_filter(
+        &self,
+        program: &mut SchedClassifier,
+        class: Option<u32>,
+    ) -> Result<Filter, ProgramError> {
+        let classid = class.map(TcHandle::from);
         let made_qdisc = match qdisc_add_clsact(self.interface) {
             Ok(()) => true,
             Err(error) if errno(&error) == Some(EEXIST) => false,
@@ -429,12 +431,12 @@ impl Hook<'_> {
         let options = TcAttachOptions::Netlink(NlOptions {
             priority: FILTER_PRIORITY,
             handle: FILTER_HANDLE,
-            classid: None,
+            classid,
         });
         let created = program.attach_with_options(self.interface, self.attach_type(), options);
         let (id, was_missing) = match created {
             Err(error) if errno(&error) == Some(EEXIST) => {
-                (program.attach_to_link(self.filter()?)?, false)
+                (program.attach_to_link(self.filter(classid)?)?, false)
             }
             created => (created?, true),
         };
@@ -446,13 +448,13 @@ impl Hook<'_> {
         })
     }
 
-    fn filter(&self) -> Result<SchedClassifierLink, ProgramError> {
+    fn filter(&self, classid: Option<TcHandle>) -> Result<SchedClassifierLink, ProgramError> {
         SchedClassifierLink::attached(
             self.interface,
             self.attach_type(),
             FILTER_PRIORITY,
             FILTER_HANDLE,
-            None,
+            classid,
         )
         .map_err(ProgramError::IOError)
     }
@@ -460,7 +462,7 @@ impl Hook<'_> {
     pub(super) fn detach_clsact(&self, netns: &Netns) -> Result<(), KernelError> {
         let detached = netns.run(|| {
             use aya::programs::links::Link as _;
-            self.filter()?.detach()
+            self.filter(None)?.detach()
         });
         let gone = |error: &(dyn std::error::Error + 'static)| {
             matches!(errno(error), Some(ENODEV | ENOENT))

@@ -1,17 +1,18 @@
 //! The eBPF object: loaded once for the maps and the pipeline, and again, for
 //! its entry programs only, with each endpoint's id as a constant.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::ProgramArray,
     programs::{Program, ProgramFd, SchedClassifier, Xdp},
 };
-use dataplane_ebpf::abi::{MAX_ENDPOINTS, MAX_UPLINKS, stage};
+use dataplane_ebpf::abi::{Direction, MAX_ENDPOINTS, MAX_UPLINKS, stage};
 
 use super::{
     Features, Maps, Sizes,
+    attach::stand_in_name,
     error::{KernelError, refused},
     layout::{self, MapSpec},
     migrate::Migration,
@@ -47,6 +48,8 @@ pub struct Kernel {
     // One for the agent's life: making one reads the kernel's whole BTF.
     loader: Mutex<EbpfLoader<'static>>,
     maps: Maps,
+    /// The stand-ins, loaded once for all endpoints.
+    stand_ins: Mutex<Ebpf>,
     pipeline: String,
     /// Older maps whose counts are still to be carried over.
     migration: Mutex<Option<Migration>>,
@@ -106,16 +109,25 @@ impl Kernel {
         if let Some(migration) = migration {
             migration.copy_again(specs)?;
         }
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let name = stand_in_name(direction);
+            classifier(&mut object, &name)?
+                .load()
+                .map_err(|error| refused(format!("loading {name}"), &error))?;
+        }
+        #[cfg(feature = "log")]
+        let logger = super::Logger::open(&mut object)?;
         Ok(Self {
             features,
             pins,
             sizes,
             loader: Mutex::new(loader),
             maps,
+            stand_ins: Mutex::new(object),
             pipeline: pipeline.tags.join("/"),
             migration: Mutex::default(),
             #[cfg(feature = "log")]
-            logger: Mutex::new(Some(super::Logger::open(&mut object)?)),
+            logger: Mutex::new(Some(logger)),
         })
     }
 
@@ -124,6 +136,12 @@ impl Kernel {
     pub fn take_logger(&self) -> Option<super::Logger> {
         let mut logger = self.logger.lock().unwrap_or_else(PoisonError::into_inner);
         logger.take()
+    }
+
+    pub(super) fn stand_ins(&self) -> MutexGuard<'_, Ebpf> {
+        self.stand_ins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What this kernel can do.

@@ -4,12 +4,17 @@
 pub mod call;
 pub mod chain;
 pub mod containerd;
+pub mod faults;
+pub mod node;
 pub mod sandbox;
 pub mod snapshot;
 
 use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
+
+/// The name that the plugin is installed under: the `type` of a configuration.
+pub const PLUGIN: &str = "sluice";
 
 /// The reference plugins' folder: the environment variable `SLUICE_CNI_REFERENCE`, or one of the
 /// places where distributions put them.
@@ -57,4 +62,15 @@ pub fn plugin() -> Result<PathBuf> {
         .or_else(beside)
         .filter(|path| path.exists())
         .context("no sluice-cni to test; run the tests with `cargo xtask test`")
+}
+
+/// The folder of `sluice` and `sluice-cni` with failpoints: the environment variable
+/// `SLUICE_FAILPOINTS`.
+///
+/// # Errors
+/// It is not set: `cargo xtask test` builds them.
+pub fn with_failpoints() -> Result<PathBuf> {
+    env::var_os("SLUICE_FAILPOINTS")
+        .map(PathBuf::from)
+        .context("SLUICE_FAILPOINTS is not set; run the tests with `cargo xtask test`")
 }

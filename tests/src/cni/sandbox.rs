@@ -20,7 +20,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{clients, plugin, reference_plugins};
+use super::{PLUGIN, clients, plugin, reference_plugins};
 use crate::{agent::TestAgent, netns::TestNetns};
 
 /// Makes the mounts, says so, and keeps them. `$1` is the sandbox's folder, `$2` and `$3` the
@@ -64,16 +64,21 @@ impl Sandbox {
         Self::hold(node, None)
     }
 
-    /// A sandbox that also has `sluice-cni`, and sees `agent` at the default paths.
+    /// A sandbox that also has the plugin under test, and sees `agent` at the default paths.
     ///
     /// # Errors
     /// As [`Sandbox::bare`].
     pub fn new(node: &TestNetns, agent: &TestAgent) -> Result<Self> {
+        Self::with_plugin(node, agent, &plugin()?)
+    }
+
+    /// As [`Sandbox::new`], with another build of the plugin.
+    ///
+    /// # Errors
+    /// As [`Sandbox::bare`].
+    pub fn with_plugin(node: &TestNetns, agent: &TestAgent, plugin: &Path) -> Result<Self> {
         let sandbox = Self::hold(node, Some(agent))?;
-        // The type of a configuration is the file's name; both spellings are served.
-        for name in ["sluice", "sluice-cni"] {
-            symlink(plugin()?, sandbox.bin().join(name))?;
-        }
+        symlink(plugin, sandbox.bin().join(PLUGIN))?;
         Ok(sandbox)
     }
 

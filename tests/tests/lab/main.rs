@@ -10,3 +10,4 @@ mod rdma;
 mod rxe;
 mod sriov;
 mod two_nodes;
+mod uplinks;

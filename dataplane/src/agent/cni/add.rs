@@ -90,16 +90,16 @@ impl Agent {
         mut record: AttachmentRecord,
         netns: &Netns,
     ) -> Result<AddAnswer> {
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_intent")?;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_intent")?;
         let interfaces = self.attach_all(&record, netns)?;
-        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_attach")?;
         let rdma_device = self.bring_rdma(request, &mut record, netns)?;
-        fail::fail_point!("cni::add::after_rdma", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_rdma")?;
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_done", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_done")?;
         self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
@@ -133,17 +133,17 @@ impl Agent {
             }
             Kind::Sriov(settings) => self.lend_vf(request, &mut record, settings, create, netns)?,
         }
-        fail::fail_point!("cni::add::after_create", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_create")?;
         let interface = inside.interface(&name)?;
         record.ifindex = Some(interface.ifindex);
         let interfaces = vec![describe(&interface)];
         self.attach_one(&record, netns, interface)?;
-        fail::fail_point!("cni::add::after_attach", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_attach")?;
         let rdma_device = self.bring_rdma(request, &mut record, netns)?;
-        fail::fail_point!("cni::add::after_rdma", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_rdma")?;
         record.stage = Stage::Created;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::add::after_created", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_created")?;
         Ok(AddAnswer {
             interfaces,
             rdma_device,

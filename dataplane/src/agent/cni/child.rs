@@ -23,11 +23,11 @@ impl Agent {
         if let Some(host_reach) = create.host_reach {
             self.ensure_uplink(&spec.master, host_reach)?;
         }
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_intent")?;
         // From here on an interface of this name is ours.
         record.made = Some(Made::Child);
         self.keep_attachment(record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_intent")?;
         let created = node.create_child(&spec, netns);
         if let Err(error) = created {
             record.made = None;

@@ -32,16 +32,13 @@ impl Agent {
         let Some(ifindex) = record.ifindex else {
             return Err(Error::Internal(format!("{attachment} has no interface")));
         };
-        fail::fail_point!("cni::configure::before", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::before")?;
         let through_node = self.routes_through_node(&record, request)?;
         let mut work = Work::open(request, &netns, ifindex)?;
         work.prepare()?;
-        fail::fail_point!("cni::configure::after_probe", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::after_probe")?;
         work.add_addresses()?;
-        fail::fail_point!(
-            "cni::configure::after_addresses",
-            crate::agent::failpoint::act
-        );
+        crate::agent::failpoint::step("cni::configure::after_addresses")?;
         let rules = work.add_routes(&through_node)?;
         if !rules.is_empty() {
             // Rules outlive their interface: they are recorded before they are made.
@@ -49,7 +46,7 @@ impl Agent {
             self.keep_attachment(&record)?;
             work.add_rules(&rules)?;
         }
-        fail::fail_point!("cni::configure::after_routes", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::after_routes")?;
         work.announce()?;
         let mut result = request.result.clone();
         if let Some(routes) = result
@@ -61,7 +58,7 @@ impl Agent {
         record.result = Some(result);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
-        fail::fail_point!("cni::configure::after_done", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::configure::after_done")?;
         self.settle_attachment(&record);
         Ok(ConfigureAnswer { through_node })
     }

@@ -51,19 +51,19 @@ impl Agent {
         if let Some(record) = self.attachment(attachment) {
             self.undo(&record)?;
         }
-        fail::fail_point!("cni::del::before_forget", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::before_forget")?;
         // Even without a record in memory: a file that could not be read has
         // no other way out.
         self.store.remove_attachment(attachment)?;
         self.state_mut().attachments.remove(attachment);
-        fail::fail_point!("cni::del::after_forget", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::after_forget")?;
         self.store.remove_tombstone(attachment)?;
         Ok(())
     }
 
     /// Takes back all that was done for an attachment, in the reverse order.
     fn undo(&self, record: &AttachmentRecord) -> Result<()> {
-        fail::fail_point!("cni::del::before_undo", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::before_undo")?;
         let mut failures = Vec::new();
         let mut note = |done: Result<()>| {
             if let Err(error) = done {
@@ -75,7 +75,7 @@ impl Agent {
         if let (Some(name), Some(netns)) = (&record.rdma, &netns) {
             note(self.return_rdma(name, netns));
         }
-        fail::fail_point!("cni::del::after_rdma", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::after_rdma")?;
         // The interface goes before its programs: nothing passes in between.
         match (&record.made, &netns) {
             (Some(Made::Child), Some(netns)) => note(delete_child(record, netns)),
@@ -86,7 +86,7 @@ impl Agent {
             // It went with its namespace.
             (Some(Made::Child), None) | (None, _) => {}
         }
-        fail::fail_point!("cni::del::after_unmake", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::after_unmake")?;
         for id in self.endpoints_of(record) {
             note(match self.remove(id) {
                 // Link events may have been faster.
@@ -94,7 +94,7 @@ impl Agent {
                 other => other,
             });
         }
-        fail::fail_point!("cni::del::after_detach", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::del::after_detach")?;
         if failures.is_empty() {
             Ok(())
         } else {

@@ -61,7 +61,7 @@ impl Agent {
         let device = rdma.device(&name)?;
         record.rdma = Some(name.clone());
         self.keep_attachment(record)?;
-        fail::fail_point!("cni::add::before_rdma", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_rdma")?;
         rdma.move_to(&device, netns)?;
         Ok(Some(name))
     }

@@ -41,13 +41,13 @@ impl Agent {
             netdev: node.netdev_state(netdev)?,
         };
         let before = lent.netdev.clone();
-        fail::fail_point!("cni::add::before_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::before_intent")?;
         record.made = Some(Made::Vf(Box::new(lent)));
         self.claim_device(address, record)?;
         self.keep_attachment(record)?;
-        fail::fail_point!("cni::add::after_intent", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_intent")?;
         node.configure_vf(pf_index, *index, &wanted)?;
-        fail::fail_point!("cni::add::after_vf", crate::agent::failpoint::act);
+        crate::agent::failpoint::step("cni::add::after_vf")?;
         node.lend(netdev, &before, netns, record.attachment.ifname())?;
         let mut inside = Netlink::open(netns)?;
         let ifindex = inside.interface(record.attachment.ifname())?.ifindex;

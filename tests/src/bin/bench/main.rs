@@ -1,6 +1,7 @@
 //! Sluice's benchmarks; `cargo xtask bench` builds and runs them.
 
 mod attach;
+mod cni;
 mod frames;
 mod interrupt;
 mod local;
@@ -62,6 +63,16 @@ const BENCHMARKS: &[Benchmark] = &[
         measure: policy::packet::measure,
     },
     Benchmark {
+        name: "policy-change",
+        about: "a change of policy, until packets go by it",
+        measure: policy::change::measure,
+    },
+    Benchmark {
+        name: "policy-traffic",
+        about: "traffic into an isolated pod: ours, the kernel's firewalls, bare",
+        measure: policy::traffic::measure,
+    },
+    Benchmark {
         name: "request-response",
         about: "UDP between two pods on one processor, attached beside bare",
         measure: traffic::request_response,
@@ -75,6 +86,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "attach",
         about: "attaching an endpoint, beside two TCX attachments by system call",
         measure: attach::measure,
+    },
+    Benchmark {
+        name: "cni",
+        about: "ADD and DEL by plugin binaries, beside the reference macvlan plugin",
+        measure: cni::measure,
     },
     Benchmark {
         name: "scale",

@@ -33,6 +33,10 @@ pub(crate) enum Bar {
     None,
     /// At most so much, in the row's unit.
     AtMost(f64),
+    /// At most so many times the baseline.
+    TimesBaseline(f64),
+    /// At most so much, which was computed from what the text says.
+    Computed(f64, &'static str),
     /// At most so much above the baseline, in the row's unit.
     AboveBaseline(f64),
     /// At least this part of the baseline.
@@ -100,6 +104,13 @@ impl Row {
         let (text, holds) = match bar {
             Bar::None => (None, None),
             Bar::AtMost(limit) => (Some(format!("≤ {limit}")), Some(p50 <= limit)),
+            Bar::TimesBaseline(times) => (
+                Some(format!("≤ {times} × baseline")),
+                Some(p50 <= base * times),
+            ),
+            Bar::Computed(limit, text) => {
+                (Some(format!("{text} = {limit:.1}")), Some(p50 <= limit))
+            }
             Bar::AboveBaseline(extra) => (
                 Some(format!("≤ baseline + {extra}")),
                 Some(p50 <= base + extra),
@@ -124,7 +135,7 @@ impl Row {
 }
 
 /// Nearest rank; 0 of no samples.
-fn percentile(samples: &[f64], percent: usize) -> f64 {
+pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (sorted.len() * percent).div_ceil(100);
@@ -172,6 +183,9 @@ mod tests {
         assert_eq!(holds(97.0, Bar::PartOfBaseline(0.97)), Some(true));
         assert_eq!(holds(96.0, Bar::PartOfBaseline(0.97)), Some(false));
         assert_eq!(holds(31.0, Bar::AtMost(30.0)), Some(false));
+        assert_eq!(holds(150.0, Bar::TimesBaseline(1.5)), Some(true));
+        assert_eq!(holds(151.0, Bar::TimesBaseline(1.5)), Some(false));
+        assert_eq!(holds(61.0, Bar::Computed(60.0, "x")), Some(false));
         assert_eq!(holds(31.0, Bar::None), None);
     }
 }
