@@ -176,8 +176,8 @@ impl Agent {
         check_room(&store, options.max_endpoints)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
-            identities: options.identities,
             flows: options.max_flows,
+            identities: options.identities,
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
         kernel.mechanism(options.tc)?;
