@@ -14,7 +14,7 @@ use sluice_api::{
 
 use crate::{call::Call, error::Error, version::Version};
 
-pub use interface::create;
+pub use interface::{create, refuse_without_mode};
 
 /// What is in the configuration. Fields that are not known here belong to the
 /// runtime or to the IPAM plugin.

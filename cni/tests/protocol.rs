@@ -215,7 +215,7 @@ fn options_are_checked_before_anything_is_done() {
         (
             json!({"mode": "macvlan", "routes": ["10.0.0.0/33"]}),
             7,
-            "network",
+            "routes[0]",
         ),
         (
             json!({"mode": "ipvlan", "mac": "02:00:00:00:00:01"}),
@@ -284,6 +284,10 @@ fn options_are_checked_before_anything_is_done() {
             7,
             "../sh",
         ),
+        (json!({"hostReach": true}), 7, "hostReach"),
+        (json!({"serviceCIDRs": ["10.96.0.0/12"]}), 7, "serviceCIDRs"),
+        (json!({"master": "eth0"}), 7, "master"),
+        (json!({"vlan": 5}), 7, "vlan"),
         (
             json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}),
             2,

@@ -94,12 +94,11 @@ pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
     let mut command = toolchain::cargo();
     command
         .args(["build", "--package", "dataplane", "--bin", "sluice"])
-        .args(["--package", PLUGIN, "--bin", PLUGIN])
         .arg("--target-dir")
         .arg(workspace::target())
         .current_dir(workspace::root());
     if log {
-        command.args(["--features", "dataplane/log"]);
+        command.args(["--features", "log"]);
     }
     let folder = match profile {
         Profile::Release => {
@@ -109,7 +108,26 @@ pub(crate) fn sluice(profile: Profile, log: bool) -> Result<PathBuf> {
         Profile::Debug => "debug",
     };
     exec::run(&mut command)?;
+    plugin(profile, &[])?;
     Ok(workspace::target().join(folder).join("sluice"))
+}
+
+/// Builds the CNI plugin, linked statically: it starts in half the time, and runs on a node with
+/// any C library.
+fn plugin(profile: Profile, features: &[&str]) -> Result<()> {
+    let mut command = toolchain::cargo();
+    command
+        .args(["rustc", "--package", PLUGIN, "--bin", PLUGIN])
+        .arg("--target-dir")
+        .arg(workspace::target())
+        .args(features)
+        .current_dir(workspace::root());
+    if let Profile::Release = profile {
+        command.arg("--release");
+    }
+    command.args(["--", "-C", "target-feature=+crt-static"]);
+    exec::run(&mut command)
+        .context("the plugin is linked statically: that takes the C library's archive, libc.a")
 }
 
 /// Builds both binaries with failpoints, for tests of crashes, as quickly as can be; their folder.
@@ -122,12 +140,12 @@ pub(crate) fn with_failpoints() -> Result<PathBuf> {
     exec::run(
         toolchain::cargo()
             .args(["build", "--package", "dataplane", "--bin", "sluice"])
-            .args(["--package", PLUGIN, "--bin", PLUGIN])
-            .args(["--features", "dataplane/failpoints,sluice-cni/failpoints"])
+            .args(["--features", "failpoints"])
             .arg("--target-dir")
             .arg(workspace::target())
             .current_dir(workspace::root()),
     )?;
+    plugin(Profile::Debug, &["--features", "failpoints"])?;
     let folder = workspace::target().join("failpoints");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for name in ["sluice", PLUGIN] {

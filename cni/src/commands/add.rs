@@ -42,6 +42,7 @@ fn request(call: &Call, config: &Config, work: Work) -> Result<AddRequest, Error
 /// Takes over what the plugins before this one made; their result goes on as
 /// it came.
 fn chained(call: &Call, config: &Config, agent: &Agent) -> Result<Value, Error> {
+    config::refuse_without_mode(config)?;
     let before = config.prev_result()?;
     let netns = call.netns()?;
     let interfaces = result::in_container(before, netns)?;

@@ -70,9 +70,35 @@ pub fn create(config: &Config, call: &Call, mode: Mode) -> Result<Create, Error>
     })
 }
 
-/// Options that mean nothing in this mode would be ignored in silence.
-fn refuse_others(fields: &Fields, mode: Mode) -> Result<(), Error> {
-    let of_vf = [
+/// Refuses what only a main plugin can do: chained, it would be ignored in
+/// silence.
+///
+/// # Errors
+/// Code 7: such a field is set.
+pub fn refuse_without_mode(config: &Config) -> Result<(), Error> {
+    let fields = &config.fields;
+    let of_main = [
+        ("master", fields.master.is_some()),
+        ("mtu", fields.mtu.is_some()),
+        ("mac", fields.mac.is_some() || fields.mac_upper.is_some()),
+        ("hostReach", fields.host_reach.is_some()),
+        ("routes", !fields.routes.is_empty()),
+        ("serviceCIDRs", !fields.service_cidrs.is_empty()),
+        ("ipam", config.ipam().is_some()),
+    ];
+    let of_vf = of_vf(fields);
+    match of_main.iter().chain(&of_vf).find(|(_, given)| *given) {
+        Some((name, _)) => Err(Error::config(format!(
+            "{name} needs \"mode\": chained, this plugin takes the interface as the plugins before \
+             it made it"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The options of a VF, and whether they are given.
+fn of_vf(fields: &Fields) -> [(&'static str, bool); 8] {
+    [
         ("vlan", fields.vlan.is_some()),
         ("vlanQoS", fields.vlan_qos.is_some()),
         ("vlanProto", fields.vlan_proto.is_some()),
@@ -81,7 +107,12 @@ fn refuse_others(fields: &Fields, mode: Mode) -> Result<(), Error> {
         ("link_state", fields.link_state.is_some()),
         ("min_tx_rate", fields.min_tx_rate.is_some()),
         ("max_tx_rate", fields.max_tx_rate.is_some()),
-    ];
+    ]
+}
+
+/// Options that mean nothing in this mode would be ignored in silence.
+fn refuse_others(fields: &Fields, mode: Mode) -> Result<(), Error> {
+    let of_vf = of_vf(fields);
     let of_children = [("master", fields.master.is_some())];
     let (given, only): (&[_], _) = match mode {
         Mode::Macvlan | Mode::Ipvlan => (&of_vf, "sriov"),
