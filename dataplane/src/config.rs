@@ -16,12 +16,14 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use crate::{
     agent::Nic,
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
-    kernel::{TcMode, XdpPreference},
+    kernel::{Sizes, TcMode, XdpPreference},
     rdma::NetnsMode,
 };
 
 /// Read when no other file is named; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/sluice/config.toml";
+/// Most connections that can be remembered: half a gigabyte of them.
+pub const MAX_FLOWS: u32 = 1 << 22;
 /// Most events a second that one endpoint may be granted.
 pub const MAX_EVENT_RATE: u32 = 10_000;
 /// Where `/metrics` is by default: for this node only.
@@ -41,6 +43,8 @@ pub struct Config {
     pub metrics_address: Option<SocketAddr>,
     /// Endpoints that the maps have room for.
     pub max_endpoints: u32,
+    /// Connections of isolated endpoints that are remembered.
+    pub max_flows: u32,
     /// Events a second that each endpoint may cause; 0 silences them.
     pub event_rate: u32,
     /// How endpoints are attached.
@@ -159,6 +163,13 @@ pub struct Settings {
     #[serde(deserialize_with = "max_endpoints")]
     pub max_endpoints: Option<u32>,
 
+    /// Connections of isolated endpoints that are remembered, 1024 to 4194304
+    /// [default: 65536]
+    #[arg(long, value_name = "N", env = "SLUICE_MAX_FLOWS",
+          value_parser = RangedU64ValueParser::<u32>::new().range(1024..=u64::from(MAX_FLOWS)))]
+    #[serde(deserialize_with = "max_flows")]
+    pub max_flows: Option<u32>,
+
     /// Events a second that each endpoint may cause, 0 to 10000
     /// [default: 10]
     #[arg(long, value_name = "N", env = "SLUICE_EVENT_RATE",
@@ -205,6 +216,10 @@ fn uplink(interface: &str) -> Result<UplinkRequest, String> {
 
 fn max_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(deserializer, 1, MAX_ENDPOINTS)
+}
+
+fn max_flows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(deserializer, 1024, MAX_FLOWS)
 }
 
 fn event_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -302,6 +317,10 @@ impl Config {
                 .or(file.metrics_address)
                 .map_or(Some(DEFAULT_METRICS), |address| address.0),
             max_endpoints: flags.max_endpoints.or(file.max_endpoints).unwrap_or(512),
+            max_flows: flags
+                .max_flows
+                .or(file.max_flows)
+                .unwrap_or(Sizes::DEFAULT.flows),
             event_rate: flags.event_rate.or(file.event_rate).unwrap_or(10),
             tc: flags.tc.or(file.tc).unwrap_or_default(),
             xdp: flags.xdp.or(file.xdp).unwrap_or_default(),
@@ -372,6 +391,7 @@ mod tests {
             bpffs: Some(_),
             metrics_address: Some(_),
             max_endpoints: Some(_),
+            max_flows: Some(_),
             event_rate: Some(_),
             tc: Some(_),
             xdp: Some(_),

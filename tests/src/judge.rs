@@ -66,16 +66,7 @@ impl Judge {
     /// # Errors
     /// As for [`Judge::new`].
     pub fn sized(sizes: Sizes) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sluice-judge-{}-{number}", process::id());
-        let folder = Folder(PathBuf::from("/sys/fs/bpf").join(name));
-        let kernel = Kernel::open(Features::detect()?, Pins::new(&folder.0), sizes)?;
-        let mut judge = Self {
-            kernel,
-            entries: BTreeMap::new(),
-            _folder: folder,
-        };
+        let mut judge = Self::without_entries(sizes)?;
         let bytes = fs::read(object_path()).context("cannot read the eBPF object")?;
         for endpoint in 1..=sizes.max_endpoints {
             let entry = judge.load_entry(&bytes, endpoint)?;
@@ -86,6 +77,23 @@ impl Judge {
             })?;
         }
         Ok(judge)
+    }
+
+    /// The maps alone: no packet can be run.
+    ///
+    /// # Errors
+    /// As for [`Judge::new`].
+    pub fn without_entries(sizes: Sizes) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sluice-judge-{}-{number}", process::id());
+        let folder = Folder(PathBuf::from("/sys/fs/bpf").join(name));
+        let kernel = Kernel::open(Features::detect()?, Pins::new(&folder.0), sizes)?;
+        Ok(Self {
+            kernel,
+            entries: BTreeMap::new(),
+            _folder: folder,
+        })
     }
 
     fn load_entry(&self, bytes: &[u8], endpoint: u32) -> Result<Ebpf> {

@@ -129,7 +129,19 @@ fn slots_share_a_policy_and_outlive_the_agent() {
             .is_none()
     );
 
+    // Many slots in one call, of two policies.
     let other = maps.create_policy(&[], 0).unwrap();
+    let slots = [
+        (3, Direction::Ingress, &other),
+        (3, Direction::Egress, &adopted),
+        (4, Direction::Egress, &adopted),
+    ];
+    maps.set_policy_slots(&slots).unwrap();
+    for (endpoint, direction, policy) in slots {
+        let found = maps.open_policy_slot(endpoint, direction).unwrap().unwrap();
+        assert_eq!(found.id(), policy.id());
+    }
+    maps.set_policy_slots(&[]).unwrap();
     maps.set_policy_slot(2, Direction::Ingress, Some(&other))
         .unwrap();
     maps.set_policy_slot(1, Direction::Ingress, None).unwrap();

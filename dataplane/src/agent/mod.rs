@@ -49,6 +49,8 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Endpoints that fit.
     pub max_endpoints: u32,
+    /// Connections of isolated endpoints that are remembered.
+    pub max_flows: u32,
     /// Events a second that one endpoint may cause.
     pub event_rate: u32,
     /// TC mechanism.
@@ -63,6 +65,7 @@ impl From<&Config> for Options {
             state_dir: config.state_dir.clone(),
             bpffs: config.bpffs.clone(),
             max_endpoints: config.max_endpoints,
+            max_flows: config.max_flows,
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
@@ -159,6 +162,7 @@ impl Agent {
         check_room(&store, options.max_endpoints)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
+            flows: options.max_flows,
             ..Sizes::DEFAULT
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;

@@ -22,6 +22,8 @@ impl Agent {
                      interface is gone"
                 );
                 self.state_mut().unknown.insert(id);
+            } else {
+                self.take_back(id);
             }
         }
     }

@@ -3,8 +3,10 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use aya::{
@@ -16,7 +18,7 @@ use dataplane_ebpf::abi::{
     policy_index,
 };
 use ipnet::IpNet;
-use nix::libc::ENOENT;
+use nix::libc::{ENOENT, EOPNOTSUPP};
 
 use super::{
     error::{KernelError, errno, refused},
@@ -29,6 +31,8 @@ use super::{
 type Trie<'a> = LpmTrie<&'a mut MapData, Raw<PolicyData>, Raw<PolicyRule>>;
 type Slots<'a> = ArrayOfMaps<&'a mut MapData>;
 
+/// `ENOTSUPP`, which no header of user space has (kernel `linux/errno.h`).
+const ENOTSUPP: i32 = 524;
 /// The name of a policy's own map.
 const POLICY_NAME: &str = "policy_rules";
 
@@ -74,11 +78,15 @@ impl PolicyMap {
         self.capacity
     }
 
+    fn lock(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with<T>(
         &self,
         work: impl FnOnce(Trie<'_>) -> Result<T, KernelError>,
     ) -> Result<T, KernelError> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.lock();
         let trie = Trie::try_from(&mut *map);
         work(trie.map_err(|error| refused("opening a policy's map", &error))?)
     }
@@ -108,7 +116,7 @@ struct Views {
 struct Template {
     map: aya_obj::Map,
     /// Describes the types by name, for bpftool.
-    btf: std::os::fd::OwnedFd,
+    btf: OwnedFd,
 }
 
 impl Template {
@@ -168,12 +176,8 @@ impl PolicyMaps {
             .ok_or(KernelError::Full { map: POLICY_NAME })?;
         // The kernel makes no map without room, and a policy may allow nothing.
         map.set_max_entries(size.max(1));
-        let map = MapData::create(
-            map,
-            POLICY_NAME,
-            Some(std::os::fd::AsFd::as_fd(&self.template.btf)),
-        )
-        .map_err(|error| refused("making a policy's map", &error))?;
+        let map = MapData::create(map, POLICY_NAME, Some(self.template.btf.as_fd()))
+            .map_err(|error| refused("making a policy's map", &error))?;
         let policy = PolicyMap::new(map)?;
         self.extend_policy(&policy, entries)?;
         Ok(policy)
@@ -237,7 +241,9 @@ impl PolicyMaps {
     }
 
     /// Makes an endpoint go by a policy in one direction, in one step; `None`
-    /// empties the slot: an isolated endpoint then drops everything.
+    /// empties the slot: an isolated endpoint then drops everything. Waits for
+    /// packets under way, some ten milliseconds; see
+    /// [`PolicyMaps::set_policy_slots`].
     pub fn set_policy_slot(
         &self,
         endpoint: u32,
@@ -249,12 +255,42 @@ impl PolicyMaps {
         let Some(policy) = policy else {
             return views.clear_slot(index);
         };
-        let map = policy.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = policy.lock();
         let Map::LpmTrie(map) = &*map else {
             return Err(missing("inner map of policy"));
         };
         let mut slots = views.slots()?;
         done("policy", slots.set(index, map, 0))
+    }
+
+    /// Like [`PolicyMaps::set_policy_slot`] for many at once: each is one step,
+    /// all together are not, and the wait is one for all.
+    pub fn set_policy_slots(
+        &self,
+        changes: &[(u32, Direction, &PolicyMap)],
+    ) -> Result<(), KernelError> {
+        let mut slots = Vec::with_capacity(changes.len());
+        for (endpoint, direction, policy) in changes {
+            let Map::LpmTrie(map) = &*policy.lock() else {
+                return Err(missing("inner map of policy"));
+            };
+            // Stays open for as long as the policy, which the caller holds.
+            let fd = map.fd().as_fd().as_raw_fd();
+            slots.push((policy_index(*endpoint, *direction), fd));
+        }
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let filled = self.write().fill_slots(&slots);
+        match filled {
+            // Older kernels take one at a time.
+            Err(error) if matches!(error.raw_os_error(), Some(EOPNOTSUPP | ENOTSUPP)) => changes
+                .iter()
+                .try_for_each(|(endpoint, direction, policy)| {
+                    self.set_policy_slot(*endpoint, *direction, Some(policy))
+                }),
+            filled => filled.map_err(|error| refused("map policy", &error)),
+        }
     }
 
     /// The policy in an endpoint's slot, to be adopted after a restart.
@@ -386,7 +422,18 @@ impl Views {
         Slots::try_from(&mut self.policy).map_err(|error| refused("opening map policy", &error))
     }
 
-    fn clear_slot(&self, index: u32) -> Result<(), KernelError> {
+    fn fill_slots(&self, slots: &[(u32, RawFd)]) -> io::Result<()> {
+        match &self.policy {
+            Map::ArrayOfMaps(map) => sys::fill_slots(map.fd(), slots),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Does not wait for packets under way where the slot is empty already.
+    fn clear_slot(&mut self, index: u32) -> Result<(), KernelError> {
+        if present("policy", self.slots()?.get(&index, 0))?.is_none() {
+            return Ok(());
+        }
         let Map::ArrayOfMaps(map) = &self.policy else {
             return Err(missing("map policy"));
         };

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 /// `enum bpf_cmd`, uapi `linux/bpf.h`.
@@ -12,6 +12,7 @@ const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
 const MAP_BY_ID: i32 = 14;
 const BTF_BY_ID: i32 = 19;
+const MAP_UPDATE_BATCH: i32 = 26;
 
 /// `MEMBARRIER_CMD_GLOBAL` (uapi `linux/membarrier.h`).
 const MEMBARRIER_GLOBAL: i32 = 1;
@@ -23,6 +24,19 @@ struct MapElement {
     pad: u32,
     key: u64,
     value: u64,
+    flags: u64,
+}
+
+/// What `BPF_MAP_UPDATE_BATCH` reads of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    element_flags: u64,
     flags: u64,
 }
 
@@ -38,6 +52,23 @@ struct ObjectId {
 pub(super) fn clear_slot(map: impl AsFd, index: u32) -> io::Result<()> {
     let key = index.to_ne_bytes();
     bpf(MAP_DELETE, &element(&map, Some(&key), 0, 0)).map(drop)
+}
+
+/// Fills slots of an array of maps: (index, descriptor of the inner map). The
+/// kernel waits once for packets under way, and not once a slot.
+pub(super) fn fill_slots(map: impl AsFd, slots: &[(u32, RawFd)]) -> io::Result<()> {
+    let (keys, values): (Vec<u32>, Vec<RawFd>) = slots.iter().copied().unzip();
+    let batch = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().addr() as u64,
+        values: values.as_ptr().addr() as u64,
+        count: slots.len() as u32,
+        map_fd: map.as_fd().as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    bpf(MAP_UPDATE_BATCH, &batch).map(drop)
 }
 
 /// Reads the value under `key` into `value`, which has the size that the map's

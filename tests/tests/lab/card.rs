@@ -39,6 +39,16 @@ impl Card {
         (0..number).map(|index| self.function(index)).collect()
     }
 
+    /// The PCI address of one virtual function.
+    ///
+    /// # Errors
+    /// There is no such function.
+    pub(crate) fn address(&self, index: u32) -> Result<String> {
+        let target = fs::read_link(Self::device().join(format!("virtfn{index}")))?;
+        let address = target.file_name().context("a link to nowhere")?;
+        Ok(address.to_string_lossy().into_owned())
+    }
+
     /// The interface of one virtual function in the node's namespace.
     ///
     /// # Errors

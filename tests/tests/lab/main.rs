@@ -3,6 +3,7 @@
 //! one after another.
 
 mod card;
+mod cni;
 mod effort;
 mod hardware;
 mod modes;

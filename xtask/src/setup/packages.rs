@@ -65,7 +65,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 21] = {
+const TOOLS: [Tool; 24] = {
     use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
@@ -123,7 +123,18 @@ const TOOLS: [Tool; 21] = {
         tool("depmod", &[Lab], ["kmod"; 3]),
         tool("xz", &[Lab], ["xz-utils", "xz", "xz"]),
         tool("zstd", &[Lab], ["zstd"; 3]),
-        tool("setpriv", &[Lab], ["util-linux"; 3]),
+        tool("setpriv", &[Test, Lab], ["util-linux"; 3]),
+        tool("nft", &[Test, Bench], ["nftables"; 3]),
+        tool(
+            "iptables-legacy",
+            &[Bench],
+            ["iptables", "iptables-legacy", "iptables"],
+        ),
+        tool(
+            "iptables-nft",
+            &[Bench],
+            ["iptables", "iptables-nft", "iptables"],
+        ),
         tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
         tool("ib_send_bw", &[Lab], ["perftest"; 3]),
     ]

@@ -53,6 +53,7 @@ pub(crate) fn options(state_dir: PathBuf, bpffs: PathBuf) -> Options {
         state_dir,
         bpffs,
         max_endpoints: 512,
+        max_flows: 65536,
         event_rate: 10,
         tc: TcMode::Auto,
         xdp: XdpPreference::Auto,

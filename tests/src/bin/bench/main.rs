@@ -63,6 +63,16 @@ const BENCHMARKS: &[Benchmark] = &[
         measure: policy::packet::measure,
     },
     Benchmark {
+        name: "policy-change",
+        about: "a change of policy, until packets go by it",
+        measure: policy::change::measure,
+    },
+    Benchmark {
+        name: "policy-traffic",
+        about: "traffic into an isolated pod: ours, the kernel's firewalls, bare",
+        measure: policy::traffic::measure,
+    },
+    Benchmark {
         name: "request-response",
         about: "UDP between two pods on one processor, attached beside bare",
         measure: traffic::request_response,

@@ -12,12 +12,13 @@ use std::{
 use anyhow::{Result, ensure};
 use dataplane::kernel::IdentityPrefix;
 use dataplane_ebpf::abi::{Direction, PolicyKey, PolicyRule, identity};
-use ipnet::Ipv4Net;
+
 use sluice_tests::{
     judge::{Judge, Verdict},
     packets::{Frame, tcp_flags},
 };
 
+use super::prefix;
 use crate::{
     interrupt,
     row::{Bar, Row},
@@ -116,8 +117,7 @@ fn case(name: &str, prefixes: u32, each: bool) -> Result<Case> {
     }
     let mut rules = Vec::new();
     for number in 0..prefixes {
-        let [low, high, ..] = number.to_le_bytes();
-        let cidr = Ipv4Net::new(Ipv4Addr::new(10, low, high, 0), 24)?;
+        let cidr = prefix(number)?;
         let of_prefix = identity::FIRST + 1 + if each { number } else { 0 };
         identities.push((IdentityPrefix::Cidr(cidr.into()), Some(of_prefix)));
         let rule = PolicyRule {
@@ -160,11 +160,11 @@ fn case(name: &str, prefixes: u32, each: bool) -> Result<Case> {
 fn frame(flags: u8) -> Vec<u8> {
     let mut segment = tcp_flags(40_000, PORT, flags);
     segment.extend([0; 32]);
-    let peer = Ipv4Addr::new(10, 0, 0, 9);
+    let peer = Ipv4Addr::new(11, 0, 0, 9);
     Frame::between(peer.into(), POD.into()).carry(TCP, &segment)
 }
 
 fn answer() -> Vec<u8> {
-    let peer = Ipv4Addr::new(10, 0, 0, 9);
+    let peer = Ipv4Addr::new(11, 0, 0, 9);
     Frame::between(POD.into(), peer.into()).carry(TCP, &tcp_flags(PORT, 40_000, SYN | ACK))
 }

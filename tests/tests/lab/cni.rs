@@ -1,0 +1,154 @@
+//! The CNI plugin as the main plugin for virtual functions: lent with settings, taken back as they
+//! were, whatever happens in between.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use sluice_tests::{
+    agent::TestAgent,
+    cni::{call::Call, chain::Chain, sandbox::Sandbox},
+    netns::TestNetns,
+    node::pings,
+    poll::wait_until,
+};
+
+use crate::card::{Card, PF};
+
+/// A node that lends functions by CNI.
+struct Node {
+    card: Card,
+    agent: TestAgent,
+    sandbox: Sandbox,
+    functions: Vec<String>,
+}
+
+impl Node {
+    fn new(functions: u32) -> Result<Self> {
+        let card = Card::up()?;
+        let functions = card.functions(functions)?;
+        let agent = TestAgent::start(&card.node, &["--metrics-address", "off"])?;
+        Ok(Self {
+            sandbox: Sandbox::new(&card.node, &agent)?,
+            functions,
+            agent,
+            card,
+        })
+    }
+
+    /// The chain that lends a function with every setting that the card knows.
+    fn chain(&self, function: u32, address: &str) -> Result<Chain> {
+        let plugin = json!({
+            "type": "sluice",
+            "mode": "sriov",
+            "deviceID": self.card.address(function)?,
+            "mac": format!("02:00:00:00:00:0{function}"),
+            "vlan": 100,
+            "spoofchk": "off",
+            "trust": "on",
+            "ipam": {"type": "static", "addresses": [{"address": format!("{address}/24")}]},
+        });
+        Ok(Chain::of("1.0.0", "fast", &[plugin]))
+    }
+
+    /// What the card and the node say of a function that is on the node.
+    fn state(&self, function: u32) -> Result<[Value; 4]> {
+        let at_pf = self.at_pf(function)?;
+        let name = &self.functions[usize::try_from(function)?];
+        let netdev = self.card.node.describe(name)?;
+        Ok([
+            at_pf,
+            netdev["address"].clone(),
+            netdev["mtu"].clone(),
+            netdev["ifname"].clone(),
+        ])
+    }
+
+    /// What the card says of a function.
+    fn at_pf(&self, function: u32) -> Result<Value> {
+        let pf = self.card.node.describe(PF)?;
+        let functions = pf["vfinfo_list"].as_array().context("no functions")?;
+        let found = functions.iter().find(|found| found["vf"] == function);
+        found.cloned().context("no such function")
+    }
+}
+
+fn call(verb: &str, container: &str, pod: &TestNetns) -> Call {
+    Call::new(verb, container, &pod.path().display().to_string(), "net1")
+}
+
+#[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
+fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
+    let mut node = Node::new(2)?;
+    let before = [node.state(0)?, node.state(1)?];
+    let pods = [TestNetns::new()?, TestNetns::new()?];
+    let chains = [node.chain(0, "10.96.0.10")?, node.chain(1, "10.96.0.11")?];
+    let mut added = Vec::new();
+    for (number, (chain, pod)) in chains.iter().zip(&pods).enumerate() {
+        let call = call("ADD", &format!("pod-{number}"), pod);
+        added.push(chain.add(&node.sandbox, &call)?);
+        let at_pf = node.at_pf(u32::try_from(number)?)?;
+        ensure!(at_pf["vlan_list"][0]["vlan"] == 100, "{at_pf}");
+        ensure!(
+            at_pf["spoofchk"] == false && at_pf["trust"] == true,
+            "{at_pf}"
+        );
+        ensure!(
+            at_pf["address"] == format!("02:00:00:00:00:0{number}"),
+            "{at_pf}"
+        );
+    }
+    wait_until("the pods to reach each other", || {
+        pings(&pods[0], "10.96.0.11")
+    })?;
+    let endpoints = node.agent.json(&["endpoints"])?;
+    ensure!(endpoints.as_array().map(Vec::len) == Some(2), "{endpoints}");
+
+    // A function in use is not lent again.
+    let other = TestNetns::new()?;
+    let refused = chains[0].add(&node.sandbox, &call("ADD", "another", &other));
+    let text = format!("{:#}", refused.unwrap_err());
+    ensure!(text.contains("pod-0"), "{text}");
+
+    node.agent.kill()?;
+    node.agent.restart()?;
+    for (number, (chain, pod)) in chains.iter().zip(&pods).enumerate() {
+        let call = call("DEL", &format!("pod-{number}"), pod);
+        chain.del(&node.sandbox, &call, Some(&added[number]))?;
+        let after = node.state(u32::try_from(number)?)?;
+        ensure!(
+            after == before[number],
+            "{after:?} was {:?}",
+            before[number]
+        );
+    }
+    Ok(())
+}
+
+/// Without any DEL.
+#[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
+fn a_function_whose_pod_dies_comes_back_as_it_was() -> Result<()> {
+    let mut node = Node::new(1)?;
+    let before = node.state(0)?;
+    for alive in [true, false] {
+        let pod = TestNetns::new()?;
+        let chain = node.chain(0, "10.96.0.10")?;
+        chain.add(&node.sandbox, &call("ADD", "pod", &pod))?;
+        if !alive {
+            node.agent.kill()?;
+        }
+        pod.remove()?;
+        if !alive {
+            node.agent.restart()?;
+        }
+        wait_until("the function to be as it was", || {
+            Ok(node.state(0).is_ok_and(|state| state == before))
+        })
+        .with_context(|| format!("agent alive: {alive}; {:?}", node.at_pf(0)))?;
+        let links = fs::read_dir(node.agent.pins().join("links"))?.count();
+        ensure!(links == 0, "{links} links left");
+    }
+    Ok(())
+}
