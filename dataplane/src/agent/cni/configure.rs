@@ -47,7 +47,6 @@ impl Agent {
             work.add_rules(&rules)?;
         }
         crate::agent::failpoint::step("cni::configure::after_routes")?;
-        work.announce()?;
         let mut result = request.result.clone();
         if let Some(routes) = result
             .get_mut("routes")
@@ -59,6 +58,9 @@ impl Agent {
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
         crate::agent::failpoint::step("cni::configure::after_done")?;
+        if let Some(netns) = open_same(&record.netns, record.netns_id) {
+            work.announce(netns);
+        }
         self.settle_attachment(&record);
         Ok(ConfigureAnswer { through_node })
     }

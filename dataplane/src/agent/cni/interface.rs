@@ -1,6 +1,6 @@
 //! What is done to a new interface in its container.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, thread};
 
 use ipnet::IpNet;
 
@@ -157,20 +157,23 @@ impl<'a> Work<'a> {
 
     /// Tells the neighbours; without it those that knew an earlier owner of an
     /// address would go on to send there.
-    pub(super) fn announce(&self) -> Result<()> {
+    ///
+    /// On a thread of its own: closing the socket that this takes waits for an
+    /// RCU grace period, for which the pod's start need not.
+    pub(super) fn announce(self, netns: Netns) {
         let Some(mac) = self.interface.mac else {
-            return Ok(());
+            return;
         };
         if !self.request.settings.announce || !self.asks() {
-            return Ok(());
+            return;
         }
-        let addresses = self.addresses();
-        Ok(announce(
-            self.netns,
-            self.interface.ifindex,
-            mac,
-            &addresses,
-        )?)
+        let (ifindex, addresses) = (self.interface.ifindex, self.addresses());
+        let name = self.request.attachment.to_string();
+        thread::spawn(move || {
+            if let Err(error) = announce(&netns, ifindex, mac, &addresses) {
+                tracing::warn!("{name}: {error}");
+            }
+        });
     }
 
     /// Whether the container has other interfaces with addresses.
