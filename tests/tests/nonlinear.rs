@@ -10,7 +10,7 @@ use sluice_tests::{
     counters,
     model::{Model, TC_NEXT},
     netns::TestNetns,
-    node::{POD_INTERFACE, TestNode},
+    node::{POD_INTERFACE, TestNode, UPLINK},
     packets::{Frame, QINQ, Roce, VLAN, aeth, cm, icmp, neighbor_message, refused, sctp, tcp, udp},
     poll::wait_until,
     ring::Ring,
@@ -191,4 +191,29 @@ fn what_is_refused_is_refused_for_the_same_reason() -> Result<()> {
         .filter(|frame| frame.len() > 14)
         .collect();
     reads(Direction::Egress, &frames, QUIET)
+}
+
+/// The uplink's program has to read who is asked for before it copies a request to the other side.
+#[test]
+fn a_pods_request_for_the_nodes_address_reaches_the_node() -> Result<()> {
+    let setup = TestNode::new(1)?;
+    let pod = &setup.pods[0];
+    let agent = TestAgent::start(&setup.node, QUIET)?;
+    agent.run(&["uplink", "add", UPLINK])?;
+    agent.attach(pod, POD_INTERFACE)?;
+    let copied = || -> Result<Option<u64>> {
+        let stats = agent.json(&["stats"])?;
+        let counters = &stats["uplinks"][0]["counters"];
+        Ok(counters["neighbor_copied"]["packets"].as_u64())
+    };
+    quieten(pod, POD_INTERFACE)?;
+    pod.add_address(POD_INTERFACE, "10.78.0.11/24")?;
+    let before = copied()?;
+    let ring = Ring::open(pod, POD_INTERFACE)?;
+    let mut request = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    request.extend(ring.mac());
+    request.extend([10, 78, 0, 11, 0, 0, 0, 0, 0, 0, 10, 78, 0, 1]);
+    let frame = Frame::ethernet(0x0806).macs(ring.mac(), [0xff; 6]);
+    ensure!(ring.send(&frame.carry(0, &request))?);
+    wait_until("the request to be copied", || Ok(copied()? > before))
 }

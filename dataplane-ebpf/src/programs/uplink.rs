@@ -76,6 +76,7 @@ fn receive(context: &XdpContext, length: u32) -> u32 {
 /// are handled as if they had come from the wire.
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
+    pull_headers(&context);
     let Some(parsed) = parse_to_scratch(&InPlace::skb(&context)) else {
         return TC_ACT_UNSPEC;
     };
@@ -105,6 +106,22 @@ pub fn uplink_egress(context: TcContext) -> i32 {
         reach.copy_neighbor(&packet)
     } else {
         reach.turn_around(&packet)
+    }
+}
+
+/// Brings what is looked at here into the packet's linear part where that has
+/// less than addresses: senders out of a ring leave the link header there alone.
+#[inline(always)]
+fn pull_headers(context: &TcContext) {
+    /// Ethernet and IPv6 header, more than ARP's.
+    const LEAST: u32 = 14 + 40;
+    /// With tags and a neighbour solicitation.
+    const ALL: u32 = 14 + 8 + 40 + 24;
+    let linear = (context.data_end() - context.data()) as u32;
+    let length = context.len();
+    if linear < LEAST && linear < length {
+        // What cannot be had is not turned around.
+        let _ = context.skb.pull_data(length.min(ALL));
     }
 }
 
