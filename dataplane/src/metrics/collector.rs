@@ -7,14 +7,15 @@ use prometheus_client::{
 };
 
 use super::{
-    endpoints::EndpointRows, family::Families, rdma::encode_rdma, uplinks::encode_uplinks,
+    endpoints::EndpointRows, family::Families, policy::encode_policy, rdma::encode_rdma,
+    uplinks::encode_uplinks,
 };
 use crate::{
     agent::Result,
     api::{
         Dataplane,
         hardware::NodeRdma,
-        types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism},
+        types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism, policy::PolicyStatus},
     },
 };
 
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub status: Status,
     /// RDMA devices, where the kernel has RDMA.
     pub rdma: Option<NodeRdma>,
+    /// Policies, where there is a source of them.
+    pub policy: Option<PolicyStatus>,
 }
 
 impl Snapshot {
@@ -42,6 +45,12 @@ impl Snapshot {
             endpoints: dataplane.endpoints(),
             status: dataplane.status()?,
             rdma: dataplane.hardware().and_then(|node| node.rdma().ok()),
+            policy: match dataplane.policies() {
+                Some(policies) => {
+                    Some(policies.policy_status()?).filter(|policy| policy.source.is_some())
+                }
+                None => None,
+            },
         })
     }
 }
@@ -67,11 +76,15 @@ impl Collector for Snapshot {
             endpoints,
             status,
             rdma,
+            policy,
         } = self;
         EndpointRows::new(stats, endpoints).encode(&mut families)?;
         encode_uplinks(&mut families, &stats.uplinks, status)?;
         if let Some(rdma) = rdma {
             encode_rdma(&mut families, rdma)?;
+        }
+        if let Some(policy) = policy {
+            encode_policy(&mut families, policy)?;
         }
         encode_agent(&mut families, stats, status)
     }

@@ -94,6 +94,11 @@ impl Family<'_> {
         }
     }
 
+    /// The only sample, without labels, of a gauge in seconds.
+    pub fn seconds(&mut self, value: f64) -> fmt::Result {
+        self.encoder.encode_gauge(&value)
+    }
+
     fn value(encoder: &mut MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
         match kind {
             MetricType::Counter => {

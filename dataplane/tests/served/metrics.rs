@@ -11,7 +11,10 @@ use std::{
 use dataplane::{
     api::{
         Dataplane,
-        types::{AttachRequest, UplinkRequest},
+        types::{
+            AttachRequest, UplinkRequest,
+            policy::{EndpointPolicy, Isolation, PolicyFile, PolicyStatus},
+        },
     },
     metrics::{self, Snapshot},
 };
@@ -109,13 +112,18 @@ async fn promtool_finds_nothing_to_say() {
     tokio::spawn(metrics::serve(listener, Arc::new(dataplane(3)), stopped));
     let (_, body) = get(address, "/metrics", "").await;
 
+    check(&body);
+}
+
+/// Fails unless promtool finds nothing to say.
+fn check(body: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool, of Debian's package prometheus");
+        .unwrap();
     promtool
         .stdin
         .take()
@@ -128,6 +136,56 @@ async fn promtool_finds_nothing_to_say() {
     assert!(checked.status.success());
 }
 
+/// What policy has to say of three endpoints.
+fn policy() -> PolicyStatus {
+    let endpoint = |id, ingress, egress| EndpointPolicy {
+        id,
+        pod: None,
+        interface: "net1".into(),
+        ingress,
+        egress,
+        audit: false,
+        reason: None,
+        policies: Vec::new(),
+    };
+    let file = |refused| PolicyFile {
+        path: "policies.yaml".into(),
+        objects: 1,
+        refused,
+    };
+    PolicyStatus {
+        generation: 7,
+        compile_seconds: 0.25,
+        files: vec![file(None), file(Some("line 3: no kind".into()))],
+        addresses: 12,
+        endpoints: vec![
+            endpoint(1, Isolation::Isolated, Isolation::Open),
+            endpoint(2, Isolation::Closed, Isolation::Open),
+            endpoint(3, Isolation::Isolated, Isolation::Isolated),
+        ],
+        ..PolicyStatus::default()
+    }
+}
+
+#[test]
+fn endpoints_are_told_by_how_policy_judges_them() {
+    let mut snapshot = Snapshot::read(&dataplane(1)).unwrap();
+    assert!(snapshot.policy.is_none(), "without a source");
+    snapshot.policy = Some(policy());
+    let text = metrics::encode(snapshot).unwrap();
+    for line in [
+        "sluice_policy_endpoints{direction=\"ingress\",state=\"isolated\"} 2",
+        "sluice_policy_endpoints{direction=\"ingress\",state=\"closed\"} 1",
+        "sluice_policy_endpoints{direction=\"egress\",state=\"open\"} 2",
+        "sluice_policy_refused_files 1",
+        "sluice_policy_generations_total 7",
+        "sluice_policy_compile_seconds 0.25",
+        "sluice_policy_identities{kind=\"address\"} 12",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}
+
 /// Names of the samples.
 fn names(text: &str) -> BTreeSet<&str> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -138,7 +196,9 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_metric_is_documented_and_none_besides() {
-    let text = metrics::encode(Snapshot::read(&dataplane(2)).unwrap()).unwrap();
+    let mut snapshot = Snapshot::read(&dataplane(2)).unwrap();
+    snapshot.policy = Some(policy());
+    let text = metrics::encode(snapshot).unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let docs = std::fs::read_to_string(path).unwrap();
     let documented: BTreeSet<_> = docs

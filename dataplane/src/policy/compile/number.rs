@@ -126,15 +126,20 @@ mod tests {
         keys.into_iter().map(|key| vec![key]).collect()
     }
 
+    /// Small numbers in a row would hardly collide; fingerprints do.
+    fn spread(number: u64) -> u64 {
+        fingerprint(&number)
+    }
+
     fn assigned(numbers: &Numbers) -> BTreeSet<u32> {
         numbers.all().map(|(_, number)| number).collect()
     }
 
-    /// Twenty classes on a hundred numbers: some must wish for the same.
+    /// Sixty classes on a hundred numbers: some must wish for the same.
     #[test]
     fn classes_that_wish_for_the_same_number_get_different_ones() {
         let mut numbers = Numbers::new(FIRST_COMPILED, 100, HashSet::new());
-        let all = classes(0..20);
+        let all = classes((0..60).map(spread));
         let wishes: BTreeSet<_> = all
             .iter()
             .map(|class| numbers.candidate(class, 0))
@@ -164,15 +169,17 @@ mod tests {
     #[test]
     fn a_contested_number_is_none_that_the_kernel_holds() {
         let mut numbers = Numbers::new(FIRST_COMPILED, 100, HashSet::new());
-        numbers.assign(&classes(0..20));
+        let all = classes((0..40).map(spread));
+        numbers.assign(&all);
         let held = assigned(&numbers);
         let mut wishes = HashMap::<u32, u32>::new();
-        for class in &classes(0..20) {
+        for class in &all {
             *wishes.entry(numbers.candidate(class, 0)).or_default() += 1;
         }
+        assert!(wishes.values().any(|wish| *wish > 1), "nothing contested");
         let mut next = Numbers::new(FIRST_COMPILED, 100, held.iter().copied().collect());
-        next.assign(&classes(0..20));
-        for class in &classes(0..20) {
+        next.assign(&all);
+        for class in &all {
             let number = next.get(class).unwrap();
             let contested = wishes[&next.candidate(class, 0)] > 1;
             assert_eq!(held.contains(&number), !contested, "{class:?}");
