@@ -68,6 +68,10 @@ fn a_wrong_call_gets_the_code_that_the_specification_gives_it() -> Result<()> {
         }
         config
     };
+    let mut chained = good.clone();
+    if let Some(fields) = chained.as_object_mut() {
+        fields.retain(|field, _| !["mode", "master", "ipam"].contains(&field.as_str()));
+    }
     let add = || pod.call("ADD");
     let check = || pod.call("CHECK");
     let cases: Vec<(&str, Call, Value, u64, &str)> = vec![
@@ -221,9 +225,16 @@ fn a_wrong_call_gets_the_code_that_the_specification_gives_it() -> Result<()> {
             "sh",
         ),
         (
-            "chained, with nothing before it",
+            "chained, with an option of a main plugin",
             add(),
             without("mode"),
+            7,
+            "mode",
+        ),
+        (
+            "chained, with nothing before it",
+            add(),
+            chained,
             7,
             "prevResult",
         ),
