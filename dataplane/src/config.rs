@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
@@ -14,9 +15,10 @@ use dataplane_ebpf::abi::MAX_ENDPOINTS;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
-    agent::Nic,
+    agent::{Nic, PolicyOptions},
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
     kernel::{Sizes, TcMode, XdpPreference},
+    policy::compile::{self, Unknown},
     rdma::NetnsMode,
 };
 
@@ -26,6 +28,9 @@ pub const DEFAULT_FILE: &str = "/etc/sluice/config.toml";
 pub const MAX_FLOWS: u32 = 1 << 22;
 /// Most events a second that one endpoint may be granted.
 pub const MAX_EVENT_RATE: u32 = 10_000;
+/// Least and most room for the addresses that policies name.
+const MIN_IDENTITIES: u32 = 1024;
+const MAX_IDENTITIES: u32 = 1 << 20;
 /// Where `/metrics` is by default: for this node only.
 pub const DEFAULT_METRICS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9655);
@@ -53,6 +58,10 @@ pub struct Config {
     pub xdp: XdpPreference,
     /// Uplinks to register at start.
     pub uplinks: Vec<UplinkRequest>,
+    /// Addresses that policies may name on this node, and as many prefixes.
+    pub identities: u32,
+    /// Policies.
+    pub policy: PolicyOptions,
     /// Who is to see RDMA devices; left as it is when absent.
     pub rdma_mode: Option<NetnsMode>,
     /// What NICs are to be.
@@ -133,6 +142,50 @@ impl From<MetricsAddress> for String {
     }
 }
 
+/// Networks that a NetworkPolicy without `policy-for` is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkPolicyScope {
+    /// The cluster's own network.
+    #[default]
+    Cluster,
+    /// Every network that a pod is attached to by Sluice.
+    All,
+}
+
+/// `isolate`, `open`, or `open-after=SECONDS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct UnknownPods(pub Unknown);
+
+impl FromStr for UnknownPods {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = match text {
+            "isolate" => Unknown::Isolate,
+            "open" => Unknown::Open,
+            _ => {
+                let seconds = text.strip_prefix("open-after=");
+                let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+                let seconds = seconds.ok_or_else(|| {
+                    format!("{text:?} is neither \"isolate\", \"open\" nor \"open-after=SECONDS\"")
+                })?;
+                Unknown::OpenAfter(Duration::from_secs(seconds))
+            }
+        };
+        Ok(Self(unknown))
+    }
+}
+
+impl TryFrom<String> for UnknownPods {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// What one source of configuration says: the file's keys, and the flags and
 /// variables of `sluice agent`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
@@ -191,6 +244,38 @@ pub struct Settings {
           value_delimiter = ',', value_parser = uplink)]
     pub uplinks: Option<Vec<UplinkRequest>>,
 
+    /// Folder of Kubernetes manifests: policies, pods, namespaces. Without it
+    /// every endpoint is open
+    #[arg(long, value_name = "DIR", env = "SLUICE_POLICY_DIR")]
+    pub policy_dir: Option<PathBuf>,
+
+    /// Networks that a NetworkPolicy without policy-for is about
+    /// [default: cluster]
+    #[arg(long, value_enum, env = "SLUICE_NETWORK_POLICY")]
+    pub network_policy: Option<NetworkPolicyScope>,
+
+    /// What a pod may do that the policy folder does not know: "isolate" (it
+    /// may do nothing), "open", or "open-after=SECONDS" [default: isolate]
+    #[arg(long, value_name = "WHAT", env = "SLUICE_UNKNOWN_PODS")]
+    pub unknown_pods: Option<UnknownPods>,
+
+    /// Whether what the node itself sends to its pods always passes
+    /// [default: true]
+    #[arg(long, value_name = "BOOL", env = "SLUICE_ALLOW_NODE")]
+    pub allow_node: Option<bool>,
+
+    /// Whether policies only count and tell what they would drop
+    /// [default: false]
+    #[arg(long, value_name = "BOOL", env = "SLUICE_POLICY_AUDIT")]
+    pub policy_audit: Option<bool>,
+
+    /// Addresses that policies may name on this node, and as many prefixes,
+    /// 1024 to 1048576 [default: 65536]
+    #[arg(long, value_name = "N", env = "SLUICE_IDENTITIES",
+          value_parser = RangedU64ValueParser::<u32>::new()
+              .range(u64::from(MIN_IDENTITIES)..=u64::from(MAX_IDENTITIES)))]
+    #[serde(deserialize_with = "identities")]
+    pub identities: Option<u32>,
     /// Who is to see RDMA devices; in the file only.
     #[arg(skip)]
     pub rdma_mode: Option<NetnsMode>,
@@ -224,6 +309,10 @@ fn max_flows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, 
 
 fn event_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(deserializer, 0, MAX_EVENT_RATE)
+}
+
+fn identities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(deserializer, MIN_IDENTITIES, MAX_IDENTITIES)
 }
 
 fn within<'de, D: Deserializer<'de>>(
@@ -325,6 +414,24 @@ impl Config {
             tc: flags.tc.or(file.tc).unwrap_or_default(),
             xdp: flags.xdp.or(file.xdp).unwrap_or_default(),
             uplinks,
+            identities: flags.identities.or(file.identities).unwrap_or(65536),
+            policy: PolicyOptions {
+                folder: flags.policy_dir.or(file.policy_dir),
+                settings: compile::Settings {
+                    every_network: flags
+                        .network_policy
+                        .or(file.network_policy)
+                        .is_some_and(|scope| scope == NetworkPolicyScope::All),
+                    unknown: flags
+                        .unknown_pods
+                        .or(file.unknown_pods)
+                        .unwrap_or_default()
+                        .0,
+                    ..compile::Settings::default()
+                },
+                allow_node: flags.allow_node.or(file.allow_node).unwrap_or(true),
+                audit: flags.policy_audit.or(file.policy_audit).unwrap_or(false),
+            },
             rdma_mode: flags.rdma_mode.or(file.rdma_mode),
             nics,
             log: flags.log.or(file.log).unwrap_or_default(),
@@ -396,6 +503,12 @@ mod tests {
             tc: Some(_),
             xdp: Some(_),
             uplinks: Some(uplinks),
+            policy_dir: Some(policy_dir),
+            network_policy: Some(_),
+            unknown_pods: Some(_),
+            allow_node: Some(_),
+            policy_audit: Some(_),
+            identities: Some(_),
             rdma_mode: Some(rdma_mode),
             nics: Some(nics),
             log: Some(_),
@@ -406,6 +519,10 @@ mod tests {
         assert!(!uplinks.is_empty() && !nics.is_empty());
         let expected = Config {
             uplinks,
+            policy: PolicyOptions {
+                folder: Some(policy_dir),
+                ..defaults.policy.clone()
+            },
             rdma_mode: Some(rdma_mode),
             nics,
             ..defaults
@@ -450,6 +567,10 @@ mod tests {
             (
                 "log = \"info\"\nmax_endpoints = \"many\"",
                 "c.toml:2: max_endpoints: invalid type: string \"many\"",
+            ),
+            (
+                "unknown_pods = \"open-after=soon\"",
+                "c.toml:1: unknown_pods: \"open-after=soon\" is neither",
             ),
             (
                 "tc = \"xdp\"",

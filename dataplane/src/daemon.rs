@@ -47,6 +47,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 
     let mut followers = JoinSet::new();
     followers.spawn(agent.clone().watch());
+    followers.spawn(agent.clone().follow_policies());
     followers.spawn(agent.clone().hand_over());
     if let Some(events) = agent.take_events() {
         let agent = agent.clone();

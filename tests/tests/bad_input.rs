@@ -2,14 +2,20 @@
 //! thing, the cause and the remedy, with its exit code, and nothing left
 //! half done.
 
-use std::{fs, os::unix::process::CommandExt, process::Command};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use nix::{mount::MsFlags, sched::CloneFlags};
 use sluice_tests::{
     agent::{TestAgent, binary, install},
     netns::TestNetns,
-    node::{POD_INTERFACE, TestNode},
+    node::{POD_INTERFACE, TestNode, UPLINK},
+    poll::wait_until,
 };
 
 /// Runs a command that must fail: with this exit code, and with one line on
@@ -287,5 +293,53 @@ fn full_disk(setup: &TestNode, mut agent: TestAgent, state: &std::path::Path) ->
     ensure!(links == 0, "{links} links left");
     fs::remove_file(&filler)?;
     agent.attach(&setup.pods[0], POD_INTERFACE)?;
+    Ok(())
+}
+
+/// The interface, or its whole namespace, goes at some moment of the
+/// attachment: whatever the answer, nothing half-attached remains.
+#[test]
+fn what_goes_while_it_is_being_attached() -> Result<()> {
+    let setup = TestNode::new(0)?;
+    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    let (mut attached, mut refused) = (0, 0);
+    for round in 0..16_u32 {
+        let pod = TestNetns::new()?;
+        setup
+            .node
+            .add_macvlan(UPLINK, &pod, POD_INTERFACE, "bridge")?;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("--socket")
+            .arg(agent.socket())
+            .args(["attach", "--netns", pod.name(), POD_INTERFACE])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let request = command.spawn()?;
+        // Now and then at once, now and then when it is done.
+        std::thread::sleep(Duration::from_millis(8) * (round / 2));
+        match round % 2 {
+            0 => pod.delete_link(POD_INTERFACE)?,
+            _ => drop(pod),
+        }
+        let answer = request.wait_with_output()?;
+        let told = String::from_utf8_lossy(&answer.stderr).into_owned();
+        match answer.status.code() {
+            Some(0) => attached += 1,
+            Some(1 | 4) if told.lines().count() == 1 => refused += 1,
+            code => anyhow::bail!("{code:?}: {told}"),
+        }
+        wait_until("nothing to be left", || {
+            let endpoints = agent.json(&["endpoints"])?;
+            let records = fs::read_dir(agent.state().join("endpoints"))?.count();
+            let links = fs::read_dir(agent.pins().join("links"))?.count();
+            Ok(endpoints.as_array().is_some_and(Vec::is_empty) && records + links == 0)
+        })
+        .with_context(|| told)?;
+    }
+    ensure!(
+        attached > 0 && refused > 0,
+        "{attached} attached, {refused} refused"
+    );
     Ok(())
 }

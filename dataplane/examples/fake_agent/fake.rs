@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     agent::{Error, Result},
     api::{
-        Cni, Dataplane, Hardware,
+        Cni, Dataplane, Hardware, Policies,
         hardware::{NodeRdma, Pf, VfsRequest},
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
@@ -141,6 +141,10 @@ impl Hardware for Fake {
 
 impl Dataplane for Fake {
     fn cni(&self) -> Option<&dyn Cni> {
+        None
+    }
+
+    fn policies(&self) -> Option<&dyn Policies> {
         None
     }
 

@@ -74,6 +74,7 @@ impl Agent {
         if let Some(id) = self.find(netns.id(), interface.ifindex) {
             self.set_pod(id, target.pod.as_ref())?;
             self.repair(id, netns)?;
+            self.sync_policy();
             return Ok(id);
         }
         let id = self.reserve_id()?;
@@ -84,6 +85,7 @@ impl Agent {
         self.state_mut().reserved.remove(&id);
         attached?;
         self.sync_reach(&mut self.changes());
+        self.sync_policy();
         Ok(id)
     }
 
@@ -101,6 +103,7 @@ impl Agent {
             mechanism,
             made_clsact: false,
             entry_tags: self.entry_tags,
+            audit: false,
             stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
         };
         self.store.put_endpoint(&record)?;
@@ -172,6 +175,7 @@ impl Agent {
         self.kernel.maps().change_endpoint(id, |config| {
             let epoch = config.policy_epoch.wrapping_add(1);
             *config = EndpointConfig {
+                flags: self.first_flags(),
                 policy_epoch: epoch,
                 first_epoch: epoch,
                 ..EndpointConfig::default()
@@ -240,6 +244,7 @@ impl Agent {
         self.sync_reach(&mut self.changes());
         self.take_back(id);
         self.state_mut().reserved.remove(&id);
+        self.sync_policy();
         Ok(())
     }
 

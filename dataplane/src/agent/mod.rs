@@ -8,6 +8,7 @@ mod error;
 mod failpoint;
 mod hand_over;
 mod hardware;
+mod policy;
 mod reach;
 mod recover;
 mod stats;
@@ -19,6 +20,7 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64},
     time::Instant,
@@ -28,6 +30,8 @@ pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
 use hardware::RdmaView;
+use policy::Policing;
+pub use policy::PolicyOptions;
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -57,6 +61,10 @@ pub struct Options {
     pub tc: TcMode,
     /// XDP mode.
     pub xdp: XdpPreference,
+    /// Addresses with an identity that fit, and as many prefixes.
+    pub identities: u32,
+    /// Policies.
+    pub policy: PolicyOptions,
 }
 
 impl From<&Config> for Options {
@@ -69,6 +77,8 @@ impl From<&Config> for Options {
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
+            identities: config.identities,
+            policy: config.policy.clone(),
         }
     }
 }
@@ -94,6 +104,8 @@ pub struct Agent {
     changes: Mutex<Changes>,
     /// What is, for readers; never held across a system call that waits.
     state: RwLock<State>,
+    /// Never taken while `state` is held.
+    policing: Mutex<Policing>,
     rdma: RdmaView,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
@@ -122,6 +134,8 @@ struct State {
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,
+    /// Addresses of the node's own interfaces.
+    node_addresses: Vec<IpAddr>,
     /// Trouble found at start, one line each.
     problems: Vec<String>,
 }
@@ -163,7 +177,7 @@ impl Agent {
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
             flows: options.max_flows,
-            ..Sizes::DEFAULT
+            identities: options.identities,
         };
         let kernel = Kernel::open(features, Pins::new(&options.bpffs), sizes)?;
         kernel.mechanism(options.tc)?;
@@ -172,6 +186,11 @@ impl Agent {
             netlink: Netlink::open(&home)?,
             reach: Reach::adopt(kernel.maps())?,
         };
+        let rules = store.rules().unwrap_or_else(|error| {
+            tracing::warn!("policies: rule counters start anew: {error}");
+            BTreeMap::new()
+        });
+        let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
             options,
@@ -183,6 +202,7 @@ impl Agent {
             attachments: Turns::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
+            policing: Mutex::new(policing),
             rdma: RdmaView::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),

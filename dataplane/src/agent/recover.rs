@@ -31,6 +31,8 @@ impl Agent {
         problems.extend(self.recover_attachments());
         self.state_mut().problems = problems.iter().map(ToString::to_string).collect();
         self.engage_uplinks();
+        self.read_node_addresses();
+        self.review_policy();
         if let Some(counters) = self.kernel.finish_migration()? {
             tracing::info!("the maps are of this version now; {counters} counters carried over");
         }

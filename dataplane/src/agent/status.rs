@@ -11,6 +11,7 @@ impl Agent {
         let features = self.kernel.features();
         let maps = self.kernel.map_status();
         let foreign = self.kernel.foreign_pins();
+        let policies = self.policy_problems();
         let crowded = self.rdma_problems();
         let state = self.state();
         let foreign = foreign.iter().map(|path| {
@@ -41,6 +42,7 @@ impl Agent {
             .chain(foreign)
             .chain(lost_endpoints)
             .chain(lost_uplinks)
+            .chain(policies)
             .collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

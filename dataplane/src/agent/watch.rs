@@ -96,8 +96,10 @@ impl Agent {
         }
         if agenda.everything || agenda.namespaces.contains(&None) {
             self.review_uplinks();
+            self.read_node_addresses();
         }
         self.sync_reach(&mut self.changes());
+        self.sync_policy();
     }
 
     fn review_endpoint(&self, id: u32) {

@@ -19,6 +19,10 @@ use super::hardware::{NodeRdma, Pf, RdmaModeRequest, VfsRequest};
 use super::types::{
     ApiError, AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, EventLine, Stats,
     Status, Uplink, UplinkName, UplinkRequest,
+    policy::{
+        AuditRequest, EndpointPolicy, EndpointRules, ExplainRequest, ExplainedFlow, PolicyStatus,
+        VerifyRequest,
+    },
 };
 
 /// How long an answer may take: far more than any operation of a sound agent.
@@ -188,6 +192,47 @@ impl Client {
     pub async fn unblock(&self, cidr: IpNet) -> Result<Block> {
         self.send(Method::DELETE, "/v1/blocks", &BlockRequest { cidr })
             .await
+    }
+
+    /// The policies and how endpoints are judged.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn policy_status(&self) -> Result<PolicyStatus> {
+        self.get("/v1/policy").await
+    }
+
+    /// The rules that an endpoint goes by.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn endpoint_rules(&self, id: u32) -> Result<EndpointRules> {
+        self.get(&format!("/v1/policy/endpoint?id={id}")).await
+    }
+
+    /// Why connections pass, or do not.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Vec<ExplainedFlow>> {
+        self.send(Method::POST, "/v1/policy/explain", request).await
+    }
+
+    /// Holds expectations against what is in force: an objection, or none, for
+    /// each.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn verify(&self, request: &VerifyRequest) -> Result<Vec<Option<String>>> {
+        self.send(Method::POST, "/v1/policy/verify", request).await
+    }
+
+    /// Turns audit mode of an endpoint on or off.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_audit(&self, request: &AuditRequest) -> Result<EndpointPolicy> {
+        self.send(Method::POST, "/v1/policy/audit", request).await
     }
 
     /// The RDMA devices of the node.

@@ -8,6 +8,10 @@ use super::{
     types::{
         AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink,
         UplinkRequest, cni,
+        policy::{
+            EndpointPolicy, EndpointRules, ExplainRequest, ExplainedFlow, PolicyStatus,
+            VerifyRequest,
+        },
     },
 };
 use crate::agent::{Agent, Result};
@@ -43,6 +47,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn hardware(&self) -> Option<&dyn Hardware>;
     /// What serves the CNI plugin, where there is such a thing.
     fn cni(&self) -> Option<&dyn Cni>;
+    /// What knows of policies, where there is such a thing.
+    fn policies(&self) -> Option<&dyn Policies>;
 }
 
 impl Dataplane for Agent {
@@ -100,6 +106,46 @@ impl Dataplane for Agent {
 
     fn cni(&self) -> Option<&dyn Cni> {
         Some(self)
+    }
+
+    fn policies(&self) -> Option<&dyn Policies> {
+        Some(self)
+    }
+}
+
+/// Questions about policies. Every method may block.
+pub trait Policies: Send + Sync {
+    /// See [`Agent::policy_status`].
+    fn policy_status(&self) -> Result<PolicyStatus>;
+    /// See [`Agent::endpoint_rules`].
+    fn endpoint_rules(&self, id: u32) -> Result<EndpointRules>;
+    /// See [`Agent::explain`].
+    fn explain(&self, request: &ExplainRequest) -> Result<Vec<ExplainedFlow>>;
+    /// See [`Agent::verify`].
+    fn verify(&self, request: &VerifyRequest) -> Result<Vec<Option<String>>>;
+    /// See [`Agent::set_audit`].
+    fn set_audit(&self, id: u32, audit: bool) -> Result<EndpointPolicy>;
+}
+
+impl Policies for Agent {
+    fn policy_status(&self) -> Result<PolicyStatus> {
+        self.policy_status()
+    }
+
+    fn endpoint_rules(&self, id: u32) -> Result<EndpointRules> {
+        self.endpoint_rules(id)
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Vec<ExplainedFlow>> {
+        self.explain(request)
+    }
+
+    fn verify(&self, request: &VerifyRequest) -> Result<Vec<Option<String>>> {
+        self.verify(request)
+    }
+
+    fn set_audit(&self, id: u32, audit: bool) -> Result<EndpointPolicy> {
+        self.set_audit(id, audit)
     }
 }
 

@@ -14,6 +14,11 @@
 //! | `GET /v1/blocks` | | list of [`types::Block`] |
 //! | `POST /v1/blocks` | `cidr` | [`types::Block`] |
 //! | `DELETE /v1/blocks` | `cidr` | the [`types::Block`] that was |
+//! | `GET /v1/policy` | | [`types::policy::PolicyStatus`] |
+//! | `GET /v1/policy/endpoint` | `id` | [`types::policy::EndpointRules`] |
+//! | `POST /v1/policy/explain` | [`types::policy::ExplainRequest`] | list of [`types::policy::ExplainedFlow`] |
+//! | `POST /v1/policy/verify` | [`types::policy::VerifyRequest`] | for each an objection or null |
+//! | `POST /v1/policy/audit` | [`types::policy::AuditRequest`] | [`types::policy::EndpointPolicy`] |
 //! | `GET /v1/rdma` | | [`hardware::NodeRdma`] |
 //! | `POST /v1/rdma/mode` | [`hardware::RdmaModeRequest`] | [`hardware::NodeRdma`] |
 //! | `GET /v1/sriov` | | list of [`hardware::Pf`] |
@@ -31,11 +36,12 @@ mod cni;
 mod dataplane;
 mod events;
 pub mod hardware;
+mod policy;
 mod request;
 pub mod server;
 pub mod socket;
 pub mod types;
 
-pub use dataplane::{Cni, Dataplane};
+pub use dataplane::{Cni, Dataplane, Policies};
 pub use hardware::Hardware;
 pub use socket::{BindError, Socket};

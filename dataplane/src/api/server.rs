@@ -12,7 +12,7 @@ use axum::{
 use tokio::sync::watch;
 
 use super::{
-    Dataplane, Socket, cni, events, hardware,
+    Dataplane, Socket, cni, events, hardware, policy,
     request::{Failure, Parameters, QueryOrBody, SelectorFields},
     types::{
         AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, Stats, Status, Uplink,
@@ -73,6 +73,7 @@ fn router(dataplane: Arc<dyn Dataplane>, stop: watch::Receiver<bool>) -> Router 
         )
         .route("/v1/blocks", get(blocks).post(block).delete(unblock))
         .nest("/v1/cni", cni::router())
+        .nest("/v1/policy", policy::router())
         .nest("/v1", hardware::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
@@ -84,7 +85,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         status: StatusCode::NOT_FOUND,
         error: format!(
             "no such resource: {}; this agent's API is /v1/status, endpoints, stats, events, \
-             uplinks, blocks, rdma, sriov, cni",
+             uplinks, blocks, rdma, sriov, cni, policy",
             uri.path()
         ),
     }

@@ -1,5 +1,7 @@
 //! What travels between the agent and its clients, as JSON.
 
+pub mod policy;
+
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
@@ -343,7 +345,7 @@ pub struct Status {
 }
 
 /// Something that happened to a packet, in `GET /v1/events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Seconds since 1970, with the coarse clock's resolution.
     pub time: f64,

@@ -9,6 +9,7 @@ mod detach;
 mod endpoints;
 mod events;
 mod exit;
+mod policy;
 mod rdma;
 mod sriov;
 mod stats;
@@ -78,6 +79,9 @@ enum Command {
     /// Drop packets by their source, at the uplinks
     #[command(subcommand)]
     Block(block::Block),
+    /// Show, explain and test network policies
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Show RDMA devices, and who sees them
     #[command(subcommand)]
     Rdma(rdma::Rdma),
@@ -183,6 +187,7 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Bpf => print(&bpf::commands(&client.status().await?)),
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
+        Command::Policy(policy) => policy.run(client).await,
         Command::Rdma(rdma) => rdma.run(client).await,
         Command::Sriov(sriov) => sriov.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),

@@ -43,6 +43,9 @@ pub struct EndpointRecord {
     pub made_clsact: bool,
     /// Tags of the entry programs that are attached.
     pub entry_tags: [u64; 2],
+    /// What policy would drop passes, and is only counted and told.
+    #[serde(default)]
+    pub audit: bool,
     /// Stand-ins may be in the place of the entry programs, or beside them.
     #[serde(default)]
     pub stand_in: bool,

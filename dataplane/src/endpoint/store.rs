@@ -2,6 +2,7 @@
 //! file either as it was or as it should be.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -13,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{EndpointRecord, UplinkRecord, attachments::ATTACHMENTS};
-use crate::api::types::cni::TOMBSTONES;
+use crate::{api::types::cni::TOMBSTONES, policy::compile::RuleName};
 
 /// Version of the files' format.
 const VERSION: u32 = 1;
@@ -203,6 +204,31 @@ impl Store {
         self.write(&self.blocks_path(), &blocks, Outlives::Machine)
     }
 
+    /// The numbers of policies' rules; none where there is no record.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn rules(&self) -> Result<BTreeMap<u32, RuleName>, StoreError> {
+        let path = self.rules_path();
+        if !path.exists() {
+            return Ok(BTreeMap::new());
+        }
+        read::<Vec<(u32, RuleName)>>(&path).map(|(_, rules)| rules.into_iter().collect())
+    }
+
+    /// Writes the numbers of policies' rules.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
+        let rules: Vec<_> = rules.iter().collect();
+        self.write(&self.rules_path(), &rules, Outlives::Agent)
+    }
+
+    fn rules_path(&self) -> PathBuf {
+        self.root.join("policy-rules.json")
+    }
+
     fn endpoint_path(&self, id: u32) -> PathBuf {
         self.root.join("endpoints").join(format!("{id}.json"))
     }
@@ -364,6 +390,7 @@ mod tests {
             mechanism: TcMechanism::Tcx,
             made_clsact: false,
             entry_tags: [1, u64::MAX],
+            audit: false,
             stand_in: false,
         }
     }

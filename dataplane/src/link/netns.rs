@@ -190,6 +190,24 @@ impl Netns {
         Self::open(&NetnsRef::Host)
     }
 
+    /// Opens it once more.
+    ///
+    /// # Errors
+    /// [`LinkError::Namespace`] when no file can be opened any more.
+    pub fn try_clone(&self) -> Result<Self, LinkError> {
+        let fd = self.fd.try_clone().map_err(|source| LinkError::Namespace {
+            action: "open",
+            netns: self.name.clone(),
+            source,
+        })?;
+        Ok(Self {
+            fd,
+            id: self.id,
+            path: self.path.clone(),
+            name: self.name.clone(),
+        })
+    }
+
     /// The identity of the namespace.
     pub fn id(&self) -> NetnsId {
         self.id

@@ -20,6 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Rdma {
     pub(super) socket: Socket,
+    home: Netns,
     /// The namespace, for error messages.
     pub(super) netns: String,
 }
@@ -35,6 +36,7 @@ impl Rdma {
         match opened {
             Ok(socket) => Ok(Self {
                 socket,
+                home: netns.try_clone()?,
                 netns: netns.to_string(),
             }),
             Err((_, source)) if missing(&source) => Err(RdmaError::Unsupported),
@@ -77,13 +79,18 @@ impl Rdma {
     }
 
     /// Changes something.
+    ///
+    /// From inside of the namespace: the kernel takes the namespace that a device is to leave for
+    /// the caller's, not for the socket's (`ib_device_set_netns_put` in
+    /// `drivers/infiniband/core/device.c`).
     pub(super) fn change(
         &mut self,
         what: impl FnOnce() -> String,
         request: Request,
         remedy: impl FnOnce(i32) -> &'static str,
     ) -> Result<(), RdmaError> {
-        self.socket.change(request, 0).map_err(|source| {
+        let changed = self.home.run(|| self.socket.change(request, 0))?;
+        changed.map_err(|source| {
             let remedy = source.errno().map_or("", remedy);
             self.failed(what(), source, remedy)
         })

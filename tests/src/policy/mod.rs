@@ -7,8 +7,12 @@
     reason = "a manifest that makes no sense is the test's own mistake"
 )]
 
+mod lab;
 mod naive;
+mod plain;
 mod random;
 
+pub use lab::{NETWORK, PolicyFolder, namespace, pod, policy};
 pub use naive::{Cluster, Packet, Verdict};
+pub use plain::{allows, endpoints, identity, model, verdict};
 pub use random::{ADDRESSES, PORTS, cluster};

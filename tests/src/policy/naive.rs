@@ -98,73 +98,52 @@ impl Cluster {
         });
         let ports = elements(&rule["ports"]);
         let by_peer = peers.is_empty()
-            || peers
+            || peers.iter().any(|peer| {
+                in_block(peer, packet.peer)
+                    || self
+                        .pods()
+                        .any(|other| self.is_peer(policy, peer, other, packet.peer))
+            });
+        let by_port = ports.is_empty() || ports.iter().any(|port| port_matches(pod, port, packet));
+        let by_its_name = !packet.ingress
+            && ports
                 .iter()
-                .any(|peer| self.peer_matches(policy, peer, packet.peer));
-        let by_port = ports.is_empty()
-            || ports
-                .iter()
-                .any(|port| self.port_matches(pod, port, packet));
-        by_peer && by_port
+                .any(|port| self.named_by_peer(policy, peers, port, packet));
+        by_peer && by_port || by_its_name
     }
 
-    /// Rules 6 and 8.
-    fn peer_matches(&self, policy: &Value, peer: &Value, address: IpAddr) -> bool {
-        let block = &peer["ipBlock"];
-        if !block.is_null() {
-            let inside = |cidr: &Value| {
-                let cidr: IpNet = text(cidr).parse().unwrap();
-                cidr.contains(&address)
-            };
-            return inside(&block["cidr"]) && !elements(&block["except"]).iter().any(inside);
-        }
-        self.pods().any(|pod| {
-            let namespace = match &peer["namespaceSelector"] {
-                Value::Null => namespace_of(pod) == namespace_of(policy),
-                selector => selector_matches(selector, self.namespace_labels(namespace_of(pod))),
-            };
-            namespace
-                && selector_matches(&peer["podSelector"], labels(pod))
-                && addresses_for(policy, pod).contains(&address)
-        })
-    }
-
-    /// Rules 9 and 10.
-    fn port_matches(&self, pod: &Value, port: &Value, packet: &Packet) -> bool {
-        let protocol = match port["protocol"].as_str().unwrap_or("TCP") {
-            "TCP" => 6,
-            "UDP" => 17,
-            "SCTP" => 132,
-            other => panic!("{other}"),
-        };
-        if protocol != packet.protocol {
+    /// Rule 6: whether a pod is meant by a selector, under this address.
+    fn is_peer(&self, policy: &Value, peer: &Value, pod: &Value, address: IpAddr) -> bool {
+        if !peer["ipBlock"].is_null() {
             return false;
         }
-        match &port["port"] {
-            Value::Null => true,
-            Value::Number(first) => {
-                let first = first.as_u64().unwrap();
-                let last = port["endPort"].as_u64().unwrap_or(first);
-                (first..=last).contains(&u64::from(packet.port))
-            }
-            name => {
-                // The selected pod's own, or that of whatever pod has the
-                // peer's address.
-                let named = |pod: &Value| {
-                    container_ports(pod).iter().any(|container_port| {
-                        container_port["name"] == *name
-                            && container_port["containerPort"] == packet.port
-                            && container_port["protocol"].as_str().unwrap_or("TCP")
-                                == port["protocol"].as_str().unwrap_or("TCP")
-                    })
-                };
-                if packet.ingress {
-                    return named(pod);
-                }
-                self.pods()
-                    .any(|peer| all_addresses(peer).contains(&packet.peer) && named(peer))
-            }
-        }
+        let namespace = match &peer["namespaceSelector"] {
+            Value::Null => namespace_of(pod) == namespace_of(policy),
+            selector => selector_matches(selector, self.namespace_labels(namespace_of(pod))),
+        };
+        namespace
+            && selector_matches(&peer["podSelector"], labels(pod))
+            && addresses_for(policy, pod).contains(&address)
+    }
+
+    /// Rule 10, egress: some peer that the rule means has a port of this name
+    /// and number. To a block, or to everybody, any pod is such a peer.
+    fn named_by_peer(
+        &self,
+        policy: &Value,
+        peers: &[Value],
+        port: &Value,
+        packet: &Packet,
+    ) -> bool {
+        self.pods().any(|other| {
+            let is_here = all_addresses(other).contains(&packet.peer);
+            let is_meant = is_here && peers.is_empty()
+                || peers.iter().any(|peer| {
+                    is_here && in_block(peer, packet.peer)
+                        || self.is_peer(policy, peer, other, packet.peer)
+                });
+            is_meant && has_named_port(other, port, packet)
+        })
     }
 
     /// Each namespace has its name as a label, told of or not.
@@ -176,6 +155,51 @@ impl Cluster {
             }
         }
         all
+    }
+}
+
+/// Rule 8.
+fn in_block(peer: &Value, address: IpAddr) -> bool {
+    let block = &peer["ipBlock"];
+    let inside = |cidr: &Value| {
+        let cidr: IpNet = text(cidr).parse().unwrap();
+        cidr.contains(&address)
+    };
+    !block.is_null() && inside(&block["cidr"]) && !elements(&block["except"]).iter().any(inside)
+}
+
+/// Rule 9, and rule 10 for ingress, where the selected pod's names count.
+fn port_matches(pod: &Value, port: &Value, packet: &Packet) -> bool {
+    if protocol_of(port) != packet.protocol {
+        return false;
+    }
+    match &port["port"] {
+        Value::Null => true,
+        Value::Number(first) => {
+            let first = first.as_u64().unwrap();
+            let last = port["endPort"].as_u64().unwrap_or(first);
+            (first..=last).contains(&u64::from(packet.port))
+        }
+        _ => packet.ingress && has_named_port(pod, port, packet),
+    }
+}
+
+fn has_named_port(pod: &Value, port: &Value, packet: &Packet) -> bool {
+    port["port"].is_string()
+        && protocol_of(port) == packet.protocol
+        && container_ports(pod).iter().any(|container_port| {
+            container_port["name"] == port["port"]
+                && container_port["containerPort"] == packet.port
+                && protocol_of(container_port) == packet.protocol
+        })
+}
+
+fn protocol_of(port: &Value) -> u8 {
+    match port["protocol"].as_str().unwrap_or("TCP") {
+        "TCP" => 6,
+        "UDP" => 17,
+        "SCTP" => 132,
+        other => panic!("{other}"),
     }
 }
 

@@ -65,7 +65,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 24] = {
+const TOOLS: [Tool; 25] = {
     use Group::{Bench, Demo, Lab, Test};
     const fn tool(
         name: &'static str,
@@ -88,6 +88,8 @@ const TOOLS: [Tool; 24] = {
         tool("python3", every, ["python3", "python3", "python"]),
         tool("iperf3", &[Test, Bench], ["iperf3"; 3]),
         tool("tmux", &[Test], ["tmux"; 3]),
+        // Judges the unit; systemd need not run.
+        tool("systemd-analyze", &[Test], ["systemd"; 3]),
         tool(
             "tshark",
             &[Test],

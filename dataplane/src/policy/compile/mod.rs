@@ -17,7 +17,7 @@ mod table;
 mod term;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -28,7 +28,7 @@ use dataplane_ebpf::abi::Direction;
 use ipnet::IpNet;
 use members::Memberships;
 pub use number::FIRST_COMPILED;
-use number::Identities;
+use number::{ClassKey, Numbers, node_number};
 pub use ports::Ports;
 use prepare::Preparation;
 pub use rules::{RuleName, RuleNumbers};
@@ -111,6 +111,16 @@ pub enum State {
     Open(String),
 }
 
+impl State {
+    /// Why policies do not decide, where they do not.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Known => None,
+            Self::Isolated(reason) | Self::Open(reason) => Some(reason),
+        }
+    }
+}
+
 impl EndpointPolicy {
     /// The table of a direction.
     pub fn table(&self, direction: Direction) -> Option<&Arc<Table>> {
@@ -122,21 +132,25 @@ impl EndpointPolicy {
 }
 
 /// Compiles, and remembers what makes the next time quicker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Compiler {
     settings: Settings,
     members: Memberships,
+    identities: IdentityNumbers,
     rules: RuleNumbers,
     tables: HashMap<Vec<TableRule>, Arc<Table>>,
 }
 
 impl Compiler {
-    /// `rules` are the numbers in use already.
-    pub fn new(settings: Settings, rules: RuleNumbers) -> Self {
+    /// `rules` are the numbers of rules in use already, `held` the identities
+    /// that the kernel holds, from an agent before.
+    pub fn new(settings: Settings, rules: RuleNumbers, held: HashSet<u32>) -> Self {
         Self {
             settings,
             rules,
-            ..Self::default()
+            identities: IdentityNumbers::new(held),
+            members: Memberships::default(),
+            tables: HashMap::new(),
         }
     }
 
@@ -158,7 +172,7 @@ impl Compiler {
             .collect();
         let (terms, rules) = prepared.finish();
         self.members.update(model, &terms);
-        let identified = Identified::new(&terms, &self.members, node);
+        let identified = Identified::new(&terms, &self.members, node, &mut self.identities);
 
         let mut tables = HashMap::new();
         let mut table = |rules: Option<Vec<TableRule>>| {
@@ -219,50 +233,54 @@ impl Settings {
 }
 
 /// Addresses and prefixes with their identities.
-struct Identified<'a> {
+struct Identified {
     addresses: HashMap<IpAddr, u32>,
     prefixes: HashMap<IpNet, u32>,
-    ids: HashMap<&'a Term, TermId>,
+    ids: HashMap<Arc<Term>, TermId>,
+    /// The identities that satisfy each term.
     numbers: Vec<Vec<u32>>,
 }
 
-impl<'a> Identified<'a> {
-    fn new(terms: &'a [Arc<Term>], members: &Memberships, node: &[IpAddr]) -> Self {
+impl Identified {
+    fn new(
+        terms: &[Arc<Term>],
+        members: &Memberships,
+        node: &[IpAddr],
+        numbers: &mut IdentityNumbers,
+    ) -> Self {
+        let ids: HashMap<_, TermId> = terms.iter().cloned().zip(0..).collect();
         let by_id = || (0..).zip(terms);
-        let mut identities = Identities::new(terms);
         let blocks = by_id().flat_map(|(id, term)| term.blocks().map(move |block| (id, block)));
         let blocks = Blocks::new(blocks);
-        let prefixes = blocks
-            .needed()
-            .map(|(cidr, class)| (cidr, identities.peer(class)))
-            .collect();
-        let mut of_pods = HashMap::<IpAddr, Class>::new();
-        for (id, term) in by_id() {
-            for address in members.addresses(term) {
-                let class = of_pods.entry(address).or_default();
-                // Two pods may share an address, on networks of their own.
-                if class.last() != Some(&id) {
-                    class.push(id);
-                }
-            }
-        }
-        let mut addresses: HashMap<_, _> = of_pods
+        let keys = Keys(terms.iter().map(|term| term.fingerprint()).collect());
+
+        let of_prefixes = blocks.needed().map(|(cidr, class)| (cidr, keys.of(class)));
+        let of_prefixes: Vec<_> = of_prefixes.collect();
+        let of_pods: Vec<_> = classes_of_pods(terms, members, &blocks)
             .into_iter()
-            .map(|(address, mut class)| {
-                class.extend(blocks.class_of(address));
-                class.sort_unstable();
-                class.dedup();
-                (address, identities.peer(&class))
-            })
+            .map(|(address, class)| (address, keys.of(&class)))
             .collect();
-        for address in node {
-            addresses.insert(*address, identities.node(blocks.class_of(*address)));
-        }
+        let of_node = node.iter();
+        let of_node = of_node.map(|address| (*address, keys.of(blocks.class_of(*address))));
+        let of_node: Vec<_> = of_node.collect();
+        numbers.assign(&of_prefixes, &of_pods, &of_node);
+
+        let peer = |class: &ClassKey| numbers.peers.get(class).unwrap_or(0);
+        let of_pods = of_pods
+            .iter()
+            .map(|(address, class)| (*address, peer(class)));
+        let of_node = of_node
+            .iter()
+            .map(|(address, class)| (*address, node_number(&numbers.node, class)));
         Self {
-            addresses,
-            prefixes,
-            ids: by_id().map(|(id, term)| (term.as_ref(), id)).collect(),
-            numbers: identities.numbers_by_term(),
+            // An address that is both is the node's.
+            addresses: of_pods.chain(of_node).collect(),
+            prefixes: of_prefixes
+                .iter()
+                .map(|(cidr, class)| (*cidr, peer(class)))
+                .collect(),
+            numbers: keys.numbers_by_term(numbers),
+            ids,
         }
     }
 
@@ -270,4 +288,87 @@ impl<'a> Identified<'a> {
         let numbers = self.ids.get(term).map(|id| &self.numbers[*id as usize]);
         numbers.map_or(&[], Vec::as_slice)
     }
+}
+
+/// The terms that each pod's addresses satisfy, those of the blocks included.
+fn classes_of_pods(
+    terms: &[Arc<Term>],
+    members: &Memberships,
+    blocks: &Blocks,
+) -> HashMap<IpAddr, Class> {
+    let mut classes = HashMap::<IpAddr, Class>::new();
+    for (id, term) in (0..).zip(terms) {
+        for address in members.addresses(term) {
+            let class = classes.entry(address).or_default();
+            // Two pods may share an address, on networks of their own.
+            if class.last() != Some(&id) {
+                class.push(id);
+            }
+        }
+    }
+    for (address, class) in &mut classes {
+        class.extend(blocks.class_of(*address));
+        class.sort_unstable();
+        class.dedup();
+    }
+    classes
+}
+
+/// The fingerprints of the terms, by their ids.
+struct Keys(Vec<u64>);
+
+impl Keys {
+    fn of(&self, class: &[TermId]) -> ClassKey {
+        let mut key: Vec<_> = class.iter().map(|term| self.0[*term as usize]).collect();
+        key.sort_unstable();
+        key
+    }
+
+    fn numbers_by_term(&self, numbers: &IdentityNumbers) -> Vec<Vec<u32>> {
+        let mut by_fingerprint = HashMap::<u64, Vec<u32>>::new();
+        for (class, number) in numbers.peers.all().chain(numbers.node.all()) {
+            for fingerprint in class {
+                by_fingerprint.entry(*fingerprint).or_default().push(number);
+            }
+        }
+        let mut list = |fingerprint| {
+            let mut list: Vec<_> = by_fingerprint.remove(fingerprint).unwrap_or_default();
+            list.sort_unstable();
+            list
+        };
+        self.0.iter().map(&mut list).collect()
+    }
+}
+
+/// The numbers of identities, as long as they are in use.
+#[derive(Debug)]
+struct IdentityNumbers {
+    peers: Numbers,
+    node: Numbers,
+}
+
+impl IdentityNumbers {
+    fn new(held: HashSet<u32>) -> Self {
+        Self {
+            peers: Numbers::of_peers(held.clone()),
+            node: Numbers::of_node(held),
+        }
+    }
+
+    fn assign(
+        &mut self,
+        prefixes: &[(IpNet, ClassKey)],
+        pods: &[(IpAddr, ClassKey)],
+        node: &[(IpAddr, ClassKey)],
+    ) {
+        let prefixes = prefixes.iter().map(|(_, class)| class);
+        let peers = prefixes.chain(pods.iter().map(|(_, class)| class));
+        self.peers.assign(&some(peers));
+        self.node.assign(&some(node.iter().map(|(_, class)| class)));
+    }
+}
+
+/// Those that any term holds in.
+fn some<'a>(classes: impl Iterator<Item = &'a ClassKey>) -> BTreeSet<ClassKey> {
+    classes.filter(|class| !class.is_empty()).cloned().collect()
 }

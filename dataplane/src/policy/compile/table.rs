@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use dataplane_ebpf::abi::identity;
+
 use super::{ports::Ports, term::Term};
 
 /// Key of an entry. The identity is exact, protocol and port may be open.
@@ -86,10 +88,13 @@ impl Table {
     /// peer's identity, then by that of anybody. `port` is absent for
     /// protocols without ports.
     pub fn lookup(&self, identity: u32, protocol: u8, port: Option<u16>) -> Option<u32> {
-        let of = |identity: u32| {
-            Ports::candidates(protocol, port).find_map(|ports| self.get(Key { identity, ports }))
-        };
-        of(identity).or_else(|| of(0))
+        self.exact(identity, protocol, port)
+            .or_else(|| self.exact(identity::ANY, protocol, port))
+    }
+
+    /// As [`Table::lookup`], by one identity alone.
+    pub fn exact(&self, identity: u32, protocol: u8, port: Option<u16>) -> Option<u32> {
+        Ports::candidates(protocol, port).find_map(|ports| self.get(Key { identity, ports }))
     }
 
     fn get(&self, key: Key) -> Option<u32> {

@@ -44,6 +44,13 @@ pub enum Scope {
     Networks(BTreeSet<NetworkName>),
 }
 
+impl Scope {
+    /// Whether it names no network at all.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Networks(names) if names.is_empty())
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

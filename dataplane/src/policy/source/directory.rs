@@ -26,7 +26,8 @@ const FILE_LIMIT: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    accepted: PathBuf,
+    /// `None` keeps nothing for later.
+    accepted: Option<PathBuf>,
     files: BTreeMap<String, File>,
     model: Model,
 }
@@ -68,7 +69,7 @@ impl Directory {
     pub fn new(path: &Path, accepted: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            accepted: accepted.to_owned(),
+            accepted: Some(accepted.to_owned()),
             files: BTreeMap::new(),
             model: Model::default(),
         }
@@ -112,8 +113,10 @@ impl Directory {
         let in_force = match self.files.remove(name) {
             Some(file) => file.in_force,
             // Of an earlier agent.
-            None => fs::read_to_string(self.accepted.join(name))
-                .ok()
+            None => self
+                .accepted
+                .as_ref()
+                .and_then(|folder| fs::read_to_string(folder.join(name)).ok())
                 .and_then(|text| read_objects(&text).ok())
                 .unwrap_or_default(),
         };
@@ -168,8 +171,11 @@ impl Directory {
     /// Keeps the texts in force for the next start. A failure costs nothing
     /// until a file is bad at that start.
     fn keep_accepted(&self, texts: &Texts) {
-        let kept = fs::create_dir_all(&self.accepted).and_then(|()| {
-            for entry in fs::read_dir(&self.accepted)?.flatten() {
+        let Some(folder) = &self.accepted else {
+            return;
+        };
+        let kept = fs::create_dir_all(folder).and_then(|()| {
+            for entry in fs::read_dir(folder)?.flatten() {
                 if !texts.contains_key(entry.file_name().to_string_lossy().as_ref()) {
                     fs::remove_file(entry.path())?;
                 }
@@ -182,11 +188,11 @@ impl Directory {
                     .map(|text| (name, text))
             });
             for (name, text) in sound {
-                let path = self.accepted.join(name);
+                let path = folder.join(name);
                 if fs::read_to_string(&path).is_ok_and(|present| present == *text) {
                     continue;
                 }
-                let temporary = self.accepted.join(".new");
+                let temporary = folder.join(".new");
                 fs::write(&temporary, text)?;
                 fs::rename(&temporary, &path)?;
             }
@@ -195,7 +201,7 @@ impl Directory {
         if let Err(error) = kept {
             tracing::warn!(
                 "{}: cannot keep the accepted policies: {error}",
-                self.accepted.display()
+                folder.display()
             );
         }
     }
@@ -223,6 +229,20 @@ impl Directory {
         });
         states.collect()
     }
+}
+
+/// Reads a folder for once.
+///
+/// # Errors
+/// It cannot be listed.
+pub fn scan_once(path: &Path) -> io::Result<Scan> {
+    let mut directory = Directory {
+        path: path.to_owned(),
+        accepted: None,
+        files: BTreeMap::new(),
+        model: Model::default(),
+    };
+    directory.scan()
 }
 
 fn keep_same<K: Ord, V: PartialEq>(old: &BTreeMap<K, Arc<V>>, new: &mut BTreeMap<K, Arc<V>>) {

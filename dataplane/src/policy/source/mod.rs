@@ -14,7 +14,7 @@ mod tests;
 mod watch;
 mod yaml;
 
-pub use directory::{Directory, FileState, Scan};
+pub use directory::{Directory, FileState, Scan, scan_once};
 pub use object::read_objects;
 pub use watch::Watcher;
 pub use yaml::{Located, documents, read};

@@ -57,6 +57,8 @@ pub(crate) fn options(state_dir: PathBuf, bpffs: PathBuf) -> Options {
         event_rate: 10,
         tc: TcMode::Auto,
         xdp: XdpPreference::Auto,
+        identities: 65536,
+        policy: dataplane::agent::PolicyOptions::default(),
     }
 }
 
