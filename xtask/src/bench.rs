@@ -23,6 +23,11 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Write the page from the rows of earlier runs, their JSON, and measure nothing; may be given
+    /// more than once
+    #[arg(long, value_name = "FILE", conflicts_with = "only")]
+    rows: Vec<PathBuf>,
+
     /// Name the benchmarks and do nothing
     #[arg(long)]
     list: bool,
@@ -66,6 +71,9 @@ impl Bench {
             .env("SLUICE_CNI", plugin);
         if let Some(plugins) = setup::cni_plugins() {
             command.env("SLUICE_CNI_REFERENCE", plugins);
+        }
+        for file in &self.rows {
+            command.arg("--rows").arg(file);
         }
         if let Some(file) = &self.json {
             command.arg("--json").arg(file);

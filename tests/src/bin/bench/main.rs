@@ -35,6 +35,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 
+    /// Take the rows of an earlier run, from its JSON, and measure nothing; may be given more than
+    /// once
+    #[arg(long, value_name = "FILE", conflicts_with = "only")]
+    rows: Vec<PathBuf>,
+
     /// Name the benchmarks and do nothing
     #[arg(long)]
     list: bool,
@@ -44,7 +49,9 @@ struct Arguments {
     strict: bool,
 }
 
-/// A benchmark and what it measures.
+/// A benchmark and what it measures. Another one is a module with a function that returns its rows
+/// (its name first, `name/case`, each held against a [`row::Bar`] or none) and an entry in
+/// [`BENCHMARKS`]; table, JSON, documentation and `--only` follow.
 struct Benchmark {
     name: &'static str,
     about: &'static str,
@@ -116,15 +123,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    interrupt::listen()?;
-    let mut rows = Vec::new();
-    for benchmark in chosen(&arguments.only)? {
-        eprintln!("==> {}: {}", benchmark.name, benchmark.about);
-        // On a thread of its own, since some pin the thread that they run on.
-        let measured = thread::spawn(benchmark.measure).join();
-        let measured = measured.map_err(|_| anyhow!("panicked")).flatten();
-        rows.extend(measured.with_context(|| format!("the benchmark {}", benchmark.name))?);
-    }
+    let rows = match &arguments.rows[..] {
+        [] => measure(&arguments.only)?,
+        files => read(files)?,
+    };
     print!("{}", report::text(&rows));
     if let Some(path) = &arguments.json {
         write(path, &format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
@@ -138,6 +140,30 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn measure(only: &[String]) -> Result<Vec<Row>> {
+    interrupt::listen()?;
+    let mut rows = Vec::new();
+    for benchmark in chosen(only)? {
+        eprintln!("==> {}: {}", benchmark.name, benchmark.about);
+        // On a thread of its own, since some pin the thread that they run on.
+        let measured = thread::spawn(benchmark.measure).join();
+        let measured = measured.map_err(|_| anyhow!("panicked")).flatten();
+        rows.extend(measured.with_context(|| format!("the benchmark {}", benchmark.name))?);
+    }
+    Ok(rows)
+}
+
+fn read(files: &[PathBuf]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for file in files {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let read: Vec<Row> = serde_json::from_slice(&text)
+            .with_context(|| format!("{} holds no rows", file.display()))?;
+        rows.extend(read);
+    }
+    Ok(rows)
 }
 
 fn chosen(only: &[String]) -> Result<Vec<&'static Benchmark>> {

@@ -15,7 +15,7 @@ fn cells(row: &Row) -> [String; 9] {
     let optional = |value: Option<f64>| value.map(number).unwrap_or_default();
     [
         row.name.clone(),
-        row.unit.to_owned(),
+        row.unit.clone(),
         number(row.p50),
         number(row.p90),
         number(row.p99),
@@ -74,7 +74,8 @@ pub(crate) fn text(rows: &[Row]) -> String {
 pub(crate) fn markdown(rows: &[Row]) -> Result<String> {
     let mut text = String::from(
         "# Benchmarks\n\n\
-         Written by `cargo xtask bench` (as root) when it has run every benchmark; not by hand.\n\n",
+         Written by `cargo xtask bench` (as root), by one run of every benchmark or from the rows \
+         of several (`--rows`); not by hand.\n\n",
     );
     text.push_str(&machine()?);
     text.push_str(

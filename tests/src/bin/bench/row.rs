@@ -1,14 +1,14 @@
 //! Results: rows, and how samples become one.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measurement, with what it is held against.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Row {
     /// Benchmark and case, `packet/tcp4`.
     pub(crate) name: String,
     /// Unit of the percentiles and the baseline.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: String,
     /// Median of the samples.
     pub(crate) p50: f64,
     /// Nine in ten samples are at most this.
@@ -122,7 +122,7 @@ impl Row {
         };
         Self {
             name,
-            unit,
+            unit: unit.to_owned(),
             p50,
             p90: percentile(samples, 90),
             p99: percentile(samples, 99),
