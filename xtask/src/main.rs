@@ -42,7 +42,7 @@ enum Command {
     /// Check formatting and lints
     Check,
     /// All that must be good before a change goes in: check, then test
-    Ci,
+    Ci(ci::Ci),
 }
 
 fn main() -> ExitCode {
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Lab(command) => command.run(),
         Command::Check => check::run(),
-        Command::Ci => ci::run(),
+        Command::Ci(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

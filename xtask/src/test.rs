@@ -45,16 +45,17 @@ impl Test {
         tally.verdict(status)
     }
 
-    /// Runs every test there is; those of the lab only where it can be had.
+    /// Runs every test; those of the lab if `lab` is set and it can be had.
     ///
     /// # Errors
     /// As [`Test::run`].
-    pub(crate) fn run_all() -> Result<()> {
+    pub(crate) fn run_all(lab: bool) -> Result<()> {
         let mut tally = Tally::default();
         let status = here(&[], &mut tally)?;
-        match lab::suite::prepare() {
-            Ok(()) => in_the_lab(&[], &mut tally)?,
-            Err(reason) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
+        match lab.then(lab::suite::prepare) {
+            None => exec::step("Leaving the lab's tests out: `cargo xtask ci --lab` has them"),
+            Some(Ok(())) => in_the_lab(&[], &mut tally)?,
+            Some(Err(reason)) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
         }
         tally.show();
         tally.verdict(status)
