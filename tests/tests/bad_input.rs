@@ -337,7 +337,9 @@ fn what_goes_while_it_is_being_attached() -> Result<()> {
         })
         .with_context(|| told)?;
     }
-    // Who wins is the machine's affair; either way nothing may be left.
-    println!("{attached} attached, {refused} refused");
+    ensure!(
+        attached > 0 && refused > 0,
+        "{attached} attached, {refused} refused"
+    );
     Ok(())
 }

@@ -34,7 +34,8 @@ const WHOLE: &[(&str, &str)] = &[("agent", ""), ("host_reach", ""), ("generic_xd
 /// The ordinary tests of single parts that lean on the kernel.
 const PARTS: &[(&str, &str)] = &[
     ("programs", ""),
-    ("bad_input", ""),
+    // A guest is too slow to take an interface away before it is attached.
+    ("bad_input", "--skip what_goes_while_it_is_being_attached"),
     ("link", ""),
     ("link_change", ""),
     ("link_events", ""),
