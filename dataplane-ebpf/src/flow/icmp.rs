@@ -3,44 +3,16 @@
 use super::key;
 use crate::{
     abi::{Address, Direction, FlowKey},
-    parse::{Headers, Packet, Wire, ether_type, protocol},
+    parse::{
+        Headers, Packet, ether_type,
+        ip::{Ipv4, Ipv6},
+        protocol,
+    },
     roce,
 };
 
 /// Bytes of an ICMP error before the packet that it quotes.
 const ERROR_LEN: usize = 8;
-
-/// Start of an IPv4 header, as on the wire (network byte order).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv4 {
-    version_ihl: u8,
-    tos: u8,
-    total_length: u16,
-    identification: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: u32,
-    destination: u32,
-}
-// SAFETY: repr(C) integers without padding.
-unsafe impl Wire for Ipv4 {}
-
-/// IPv6 header, as on the wire (network byte order).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ipv6 {
-    first_word: u32,
-    payload_length: u16,
-    next_header: u8,
-    hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
-}
-// SAFETY: repr(C) integers without padding.
-unsafe impl Wire for Ipv6 {}
 
 /// Fragment offset of an IPv4 packet, in units of eight bytes.
 const OFFSET_MASK: u16 = 0x1fff;

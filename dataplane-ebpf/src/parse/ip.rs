@@ -6,17 +6,17 @@ use crate::abi::{Address, DropReason};
 /// IPv4 header without options, as on the wire (network byte order).
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv4 {
-    version_ihl: u8,
-    tos: u8,
-    total_length: u16,
-    identification: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: u32,
-    destination: u32,
+pub(crate) struct Ipv4 {
+    pub(crate) version_ihl: u8,
+    pub(crate) tos: u8,
+    pub(crate) total_length: u16,
+    pub(crate) identification: u16,
+    pub(crate) fragment: u16,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: u8,
+    pub(crate) checksum: u16,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 // SAFETY: repr(C) integers without padding.
 unsafe impl Wire for Ipv4 {}
@@ -24,14 +24,14 @@ unsafe impl Wire for Ipv4 {}
 /// IPv6 header, as on the wire (network byte order).
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv6 {
+pub(crate) struct Ipv6 {
     /// Version 4 bits, traffic class 8, flow label 20.
-    first_word: u32,
-    payload_length: u16,
-    next_header: u8,
-    hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub(crate) first_word: u32,
+    pub(crate) payload_length: u16,
+    pub(crate) next_header: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 // SAFETY: repr(C) integers without padding.
 unsafe impl Wire for Ipv6 {}

@@ -7,7 +7,7 @@
 //! IP packet is never taken for a header.
 
 mod grh;
-mod ip;
+pub(crate) mod ip;
 pub mod neighbor;
 mod transport;
 
