@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Agent, Result};
+use super::{Agent, Error, Result};
 use crate::{endpoint::EndpointRecord, link::Netns};
 
 /// A TCX attachment holds the kernel's RTNL lock for tens of milliseconds. So
@@ -92,6 +92,8 @@ impl Agent {
                     endpoint.record = record;
                 }
             }
+            // Its interface has just gone, and the stand-ins with it.
+            Err(Error::NotFound(_)) => {}
             Err(error) => tracing::warn!("endpoint {id}: its stand-ins stay for now: {error}"),
         }
     }

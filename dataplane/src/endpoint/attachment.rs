@@ -47,7 +47,7 @@ pub struct AttachmentRecord {
     pub rules: Vec<SourceRule>,
     /// RDMA device that was moved into the container.
     #[serde(default)]
-    pub rdma: Option<String>,
+    pub rdma: Option<MovedRdma>,
     /// The result of the ADD, for one that is repeated.
     pub result: Option<Value>,
 }
@@ -61,6 +61,15 @@ pub enum Made {
     Child,
     /// A virtual function, lent under that name.
     Vf(Box<LentVf>),
+}
+
+/// An RDMA device that was moved into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedRdma {
+    /// Its index, which it keeps.
+    pub index: u32,
+    /// Its name on the node.
+    pub name: String,
 }
 
 /// A virtual function, and how it has to be given back.

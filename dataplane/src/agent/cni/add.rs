@@ -77,9 +77,11 @@ impl Agent {
             record.interfaces.clone_from(interfaces);
             self.keep_attachment(&record)?;
         }
+        let interfaces = self.attach_all(&record, netns)?;
         Ok(AddAnswer {
-            interfaces: self.attach_all(&record, netns)?,
-            rdma_device: record.rdma,
+            interfaces,
+            rdma: self.rdma_hints(&record, netns),
+            rdma_device: record.rdma.map(|moved| moved.name),
             existing: record.result,
         })
     }
@@ -103,6 +105,7 @@ impl Agent {
         self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
+            rdma: self.rdma_hints(&record, netns),
             rdma_device,
             existing: None,
         })
@@ -147,7 +150,7 @@ impl Agent {
         Ok(AddAnswer {
             interfaces,
             rdma_device,
-            existing: None,
+            ..AddAnswer::default()
         })
     }
 

@@ -10,6 +10,7 @@ mod check;
 mod child;
 mod configure;
 mod del;
+mod hints;
 mod interface;
 mod rdma;
 mod recover;
