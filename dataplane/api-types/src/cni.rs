@@ -192,6 +192,9 @@ pub enum Kind {
         master: Option<String>,
         /// bridge, private, vepa or passthru.
         submode: String,
+        /// The master's VLAN to hang off, 1 to 4094.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vlan: Option<u16>,
     },
     /// An ipvlan child.
     Ipvlan {
@@ -200,6 +203,9 @@ pub enum Kind {
         master: Option<String>,
         /// l2, l3 or l3s.
         submode: String,
+        /// The master's VLAN to hang off, 1 to 4094.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vlan: Option<u16>,
     },
     /// The SR-IOV virtual function that [`AddRequest::device`] names.
     Sriov(VfSettings),

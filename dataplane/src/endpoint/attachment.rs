@@ -45,6 +45,10 @@ pub struct AttachmentRecord {
     /// Rules in the container that lead to the interface's own routes.
     #[serde(default)]
     pub rules: Vec<SourceRule>,
+    /// VLAN interface on the node that was made for this and others of its
+    /// VLAN, and goes with the last of them.
+    #[serde(default)]
+    pub vlan: Option<String>,
     /// RDMA device that was moved into the container.
     #[serde(default)]
     pub rdma: Option<MovedRdma>,

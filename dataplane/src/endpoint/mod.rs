@@ -6,5 +6,6 @@ mod record;
 mod store;
 
 pub use attachment::{AttachmentRecord, LentVf, Made, MovedRdma, Stage};
+pub use attachments::Recorded;
 pub use record::{EndpointRecord, Phase, UplinkRecord};
 pub use store::{Store, StoreError};

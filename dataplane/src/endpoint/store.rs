@@ -43,15 +43,6 @@ impl StoreError {
     }
 }
 
-/// What a record has to outlive.
-#[derive(Clone, Copy)]
-pub(super) enum Outlives {
-    /// The agent's death at any moment; a reboot voids the record anyway.
-    Agent,
-    /// A power cut as well.
-    Machine,
-}
-
 /// What every file holds.
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
@@ -105,7 +96,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn probe(&self) -> Result<(), StoreError> {
         let path = self.root.join("probe");
-        self.write(&path, &(), Outlives::Agent)?;
+        self.write(&path, &())?;
         remove(&path)
     }
 
@@ -126,7 +117,7 @@ impl Store {
     /// # Errors
     /// The disk is full or read-only; the record on it is as it was.
     pub fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
-        self.write(&self.endpoint_path(record.id), record, Outlives::Agent)
+        self.write(&self.endpoint_path(record.id), record)
     }
 
     /// Forgets an endpoint; one that is not there is as good.
@@ -173,7 +164,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_uplink(&self, record: &UplinkRecord) -> Result<(), StoreError> {
-        self.write(&self.uplink_path(record.id), record, Outlives::Machine)
+        self.write(&self.uplink_path(record.id), record)
     }
 
     /// Forgets an uplink.
@@ -201,7 +192,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_blocks(&self, blocks: &[IpNet]) -> Result<(), StoreError> {
-        self.write(&self.blocks_path(), &blocks, Outlives::Machine)
+        self.write(&self.blocks_path(), &blocks)
     }
 
     /// The numbers of policies' rules; none where there is no record.
@@ -222,7 +213,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
         let rules: Vec<_> = rules.iter().collect();
-        self.write(&self.rules_path(), &rules, Outlives::Agent)
+        self.write(&self.rules_path(), &rules)
     }
 
     fn rules_path(&self) -> PathBuf {
@@ -259,12 +250,9 @@ impl Store {
     /// Temporary file, then rename: the name always leads to a whole record.
     /// What outlives the machine is on disk when this returns, by a sync of
     /// the file and of the folder, each of which takes milliseconds.
-    pub(super) fn write<T: Serialize>(
-        &self,
-        path: &Path,
-        record: &T,
-        outlives: Outlives,
-    ) -> Result<(), StoreError> {
+    /// Writes a record: when this returns it is on disk, whatever happens to
+    /// the machine; until then the old one is.
+    pub(super) fn write<T: Serialize>(&self, path: &Path, record: &T) -> Result<(), StoreError> {
         let envelope = Envelope {
             version: VERSION,
             boot_id: self.boot_id.clone(),
@@ -283,9 +271,6 @@ impl Store {
         let written = (|| {
             let mut file = File::create(&temporary)?;
             file.write_all(&text)?;
-            if let Outlives::Agent = outlives {
-                return fs::rename(&temporary, path);
-            }
             file.sync_all()?;
             fs::rename(&temporary, path)?;
             File::open(path.parent().unwrap_or(&self.root))?.sync_all()

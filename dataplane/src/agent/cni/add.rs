@@ -52,6 +52,7 @@ impl Agent {
             made: None,
             ifindex: None,
             rules: Vec::new(),
+            vlan: None,
             rdma: None,
             result: None,
         };

@@ -86,6 +86,7 @@ impl Agent {
             // It went with its namespace.
             (Some(Made::Child), None) | (None, _) => {}
         }
+        note(self.leave_vlan(record));
         crate::agent::failpoint::step("cni::del::after_unmake")?;
         for id in self.endpoints_of(record) {
             note(match self.remove(id) {
