@@ -103,8 +103,11 @@ fn here(filters: &[String], tally: &mut Tally) -> Result<ExitStatus> {
 fn in_the_lab(filters: &[String], tally: &mut Tally) -> Result<()> {
     setup::system(&[Group::Test])?;
     build::object(false)?;
+    let failpoints = build::with_failpoints()?;
     let sluice = build::sluice(Profile::Release, false)?;
-    if let Err(error) = lab::suite::run(&sluice, filters, &mut |line| tally.count(line)) {
+    if let Err(error) =
+        lab::suite::run(&sluice, &failpoints, filters, &mut |line| tally.count(line))
+    {
         // The other machines' results count all the same.
         eprintln!("error: {error:#}");
         tally.failures += 1;

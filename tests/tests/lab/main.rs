@@ -4,6 +4,9 @@
 
 mod card;
 mod cni;
+mod cni_children;
+mod cni_faults;
+mod cni_rdma;
 mod effort;
 mod hardware;
 mod modes;

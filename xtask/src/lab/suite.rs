@@ -102,20 +102,24 @@ pub(crate) fn prepare() -> Result<()> {
         .try_for_each(|boot| Parts::ensure(boot.series).map(drop))
 }
 
-/// Runs the suite with that `sluice`, handing each line of output to `line` too.
+/// Runs the suite with that `sluice`, and the binaries with failpoints in that folder, handing each
+/// line of output to `line` too.
 ///
 /// # Errors
 /// The tests do not compile, or a guest does not do its work. A test that fails is no error here:
 /// its binary says so in a line.
 pub(crate) fn run(
     sluice: &Path,
+    failpoints: &Path,
     filters: &[String],
     line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<()> {
     let binaries = binaries()?;
     let mut environment = inherited();
-    environment.retain(|(name, _)| name != "SLUICE_BIN");
-    environment.push(("SLUICE_BIN".into(), sluice.into()));
+    for (variable, path) in [("SLUICE_BIN", sluice), ("SLUICE_FAILPOINTS", failpoints)] {
+        environment.retain(|(name, _)| name != variable);
+        environment.push((variable.into(), path.into()));
+    }
     if let Some(python) = setup::python_with_scapy() {
         environment.push(("SLUICE_PYTHON".into(), python.into()));
     }
