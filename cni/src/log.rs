@@ -46,7 +46,7 @@ pub fn begin(call: &Call, network: &str, fields: &Fields) {
     let attachment = call.attachment().map(ToString::to_string);
     let usual = match opened {
         Some((_, Ok(_))) => Level::Info,
-        // The runtime's own log, most likely: it has the error from us anyway.
+        // The runtime's own log, most likely.
         _ => Level::Warning,
     };
     let (file, problem) = match opened {

@@ -73,33 +73,3 @@ fn pods_of_every_mode_are_made_and_leave_nothing() -> Result<()> {
     }
     Ok(())
 }
-
-#[test]
-#[ignore = "runs in the lab: cargo xtask test --lab"]
-fn ipvlan_pods_of_a_vlan_share_its_interface() -> Result<()> {
-    let node = CniNode::new()?;
-    let machine = &node.node.machine;
-    machine.ip("link add link eth0 name in100 type vlan id 100")?;
-    machine.set_up("in100")?;
-    machine.add_address("in100", "10.79.0.254/24")?;
-    let before = node.look(&[])?;
-    let mut pods = Vec::new();
-    for number in [1, 2] {
-        let pod = CniPod::new(&format!("pod-{number}"))?;
-        let plugin = json!({
-            "type": "sluice", "mode": "ipvlan", "master": UPLINK, "vlan": 100,
-            "ipam": static_ipam(&format!("10.79.0.{number}")),
-        });
-        let chain = Chain::of("1.0.0", "net", &[plugin]);
-        chain.add(&node.sandbox, &pod.call("ADD"))?;
-        pods.push((chain, pod));
-    }
-    for address in ["10.79.0.2", "10.79.0.254"] {
-        let from = &pods[0].1.netns;
-        wait_until(&format!("{address} to answer"), || pings(from, address))?;
-    }
-    for (chain, pod) in &pods {
-        chain.del(&node.sandbox, &pod.call("DEL"), None)?;
-    }
-    node.wait_same(&before, &[])
-}

@@ -1,4 +1,4 @@
-//! Macvlan pods in VLANs: they share a VLAN interface on the master, which comes with the first and
+//! Macvlan and ipvlan pods in VLANs: they share a VLAN interface on the master, which comes with the first and
 //! goes with the last.
 
 use std::thread;
@@ -18,10 +18,15 @@ const VLAN: u16 = 100;
 /// Of the other machine, in the VLAN.
 const MACHINE: &str = "10.79.0.254";
 
-fn chain(address: &str, vlan: u16) -> Chain {
+fn chain_of(kind: &str, address: &str, vlan: u16) -> Chain {
     let mut plugin = main_macvlan(&static_ipam(address));
+    plugin["mode"] = json!(kind);
     plugin["vlan"] = json!(vlan);
     Chain::of("1.0.0", "net", &[plugin])
+}
+
+fn chain(address: &str, vlan: u16) -> Chain {
+    chain_of("macvlan", address, vlan)
 }
 
 /// The node's VLAN interfaces.
@@ -33,7 +38,14 @@ fn vlans(node: &CniNode) -> Result<Vec<String>> {
 }
 
 #[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
 fn pods_of_a_vlan_reach_each_other_and_leave_nothing() -> Result<()> {
+    ["macvlan", "ipvlan"]
+        .into_iter()
+        .try_for_each(|kind| reach_each_other(kind).context(kind))
+}
+
+fn reach_each_other(kind: &str) -> Result<()> {
     let node = CniNode::new()?;
     let machine = &node.node.machine;
     machine.ip(&format!(
@@ -48,9 +60,9 @@ fn pods_of_a_vlan_reach_each_other_and_leave_nothing() -> Result<()> {
     ];
     let before = node.look(&[])?;
     let chains = [
-        chain("10.79.0.11", VLAN),
-        chain("10.79.0.12", VLAN),
-        chain("10.79.0.13", 200),
+        chain_of(kind, "10.79.0.11", VLAN),
+        chain_of(kind, "10.79.0.12", VLAN),
+        chain_of(kind, "10.79.0.13", 200),
     ];
     let mut added = Vec::new();
     for (chain, pod) in chains.iter().zip(&pods) {
@@ -80,6 +92,7 @@ fn pods_of_a_vlan_reach_each_other_and_leave_nothing() -> Result<()> {
 }
 
 #[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
 fn a_vlan_interface_of_the_nodes_own_is_used_and_stays() -> Result<()> {
     let node = CniNode::new()?;
     node.node.node.ip(&format!(
@@ -97,6 +110,7 @@ fn a_vlan_interface_of_the_nodes_own_is_used_and_stays() -> Result<()> {
 
 /// With a restart of the agent in between, which finds in its records who needs the interface.
 #[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
 fn pods_that_come_and_go_at_once_leave_no_vlan_interface() -> Result<()> {
     let mut node = CniNode::new()?;
     let before = node.look(&[])?;
@@ -132,6 +146,7 @@ fn pods_that_come_and_go_at_once_leave_no_vlan_interface() -> Result<()> {
 }
 
 #[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
 fn an_agent_that_dies_after_it_made_the_vlan_interface_leaves_none() -> Result<()> {
     let mut node = CniNode::with_failpoints()?;
     let before = node.look(&[])?;
