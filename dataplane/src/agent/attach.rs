@@ -45,6 +45,7 @@ impl Agent {
             pod: request.pod.clone(),
             pace: Pace::Thorough,
         })?;
+        self.store.settle()?;
         self.endpoint(id)
     }
 

@@ -31,7 +31,7 @@ fn one(kind: &str, mode: &str) -> Result<()> {
         "type": "sluice", "mode": kind, "master": UPLINK, format!("{kind}Mode"): mode,
         "mtu": 1400, "ipam": static_ipam(address),
     });
-    let chain = Chain::of("1.1.0", "net", &[plugin]);
+    let chain = Chain::of("1.0.0", "net", &[plugin]);
     let added = chain.add(&node.sandbox, &pod.call("ADD"))?;
     let interface = pod.netns.describe(INTERFACE)?;
     let info = &interface["linkinfo"];
@@ -40,10 +40,7 @@ fn one(kind: &str, mode: &str) -> Result<()> {
     ensure!(interface["mtu"] == 1400, "{interface}");
     let listed = &added["interfaces"][0];
     ensure!(listed["mac"] == interface["address"], "{added}");
-    ensure!(
-        listed["mtu"] == 1400 && listed["name"] == INTERFACE,
-        "{added}"
-    );
+    ensure!(listed["name"] == INTERFACE, "{added}");
     pod.ensure_protected()?;
     wait_until("the pod to answer", || pings(machine, address))?;
     wait_until("the machine to answer", || pings(&pod.netns, MACHINE[0]))?;
