@@ -29,7 +29,7 @@ use std::{
 pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
-use hardware::RdmaView;
+use hardware::{HwView, RdmaView};
 use policy::Policing;
 pub use policy::PolicyOptions;
 use reach::Reach;
@@ -65,6 +65,8 @@ pub struct Options {
     pub identities: u32,
     /// Policies.
     pub policy: PolicyOptions,
+    /// Whether RDMA ports are to count by process, where they can.
+    pub rdma_pod_counters: bool,
 }
 
 impl From<&Config> for Options {
@@ -79,6 +81,7 @@ impl From<&Config> for Options {
             xdp: config.xdp,
             identities: config.identities,
             policy: config.policy.clone(),
+            rdma_pod_counters: config.rdma_pod_counters,
         }
     }
 }
@@ -107,6 +110,7 @@ pub struct Agent {
     /// Never taken while `state` is held.
     policing: Mutex<Policing>,
     rdma: RdmaView,
+    hw: HwView,
     /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -190,6 +194,7 @@ impl Agent {
             tracing::warn!("policies: rule counters start anew: {error}");
             BTreeMap::new()
         });
+        let hw = HwView::open(&store);
         let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
@@ -204,6 +209,7 @@ impl Agent {
             state: RwLock::default(),
             policing: Mutex::new(policing),
             rdma: RdmaView::default(),
+            hw,
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -233,7 +239,7 @@ impl Agent {
                 .collect()
         };
         for endpoint in &mut endpoints {
-            endpoint.rdma = self.rdma_of(endpoint);
+            self.add_rdma(endpoint);
         }
         endpoints
     }
@@ -285,6 +291,7 @@ impl Attached {
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
             rdma: None,
+            roce: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

@@ -82,7 +82,7 @@ enum Command {
     /// Show, explain and test network policies
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Show RDMA devices, and who sees them
+    /// Show RDMA devices, who sees them, and who uses them
     #[command(subcommand)]
     Rdma(rdma::Rdma),
     /// Show and make virtual functions
