@@ -3,7 +3,6 @@
 mod bench;
 mod build;
 mod check;
-mod ci;
 mod demo;
 mod exec;
 mod lab;
@@ -41,8 +40,6 @@ enum Command {
     Lab(lab::Lab),
     /// Check formatting and lints
     Check,
-    /// All that must be good before a change goes in: check, then test
-    Ci(ci::Ci),
 }
 
 fn main() -> ExitCode {
@@ -54,7 +51,6 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Lab(command) => command.run(),
         Command::Check => check::run(),
-        Command::Ci(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
