@@ -53,7 +53,9 @@ impl Test {
         if self.all {
             lab_if_there_is_one(Form::Whole, &self.filters, &mut tally)?;
         } else if self.filters.is_empty() {
-            exec::step("Of the lab's tests the most telling; `cargo xtask test --lab` runs them all");
+            exec::step(
+                "Of the lab's tests the most telling; `cargo xtask test --lab` runs them all",
+            );
             lab_if_there_is_one(Form::Short, &[], &mut tally)?;
         }
         tally.show();

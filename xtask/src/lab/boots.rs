@@ -27,9 +27,11 @@ pub(super) enum Tests {
     Ordinary(&'static str, &'static [&'static str]),
     /// Those of some modules of `lab`.
     Lab(&'static [&'static str]),
+    /// Single ones of a binary.
+    Single(&'static str, &'static [&'static str]),
 }
 
-use Tests::{Lab, Ordinary};
+use Tests::{Lab, Ordinary, Single};
 
 /// The ordinary tests of the dataplane as a whole.
 const WHOLE: &[Tests] = &[
@@ -87,7 +89,11 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     },
     Boot {
         prepare: EXCLUSIVE,
-        ..boot("7 exclusive", Series::Newest, &[Lab(&["rdma", "mode"])])
+        ..boot(
+            "7 exclusive",
+            Series::Newest,
+            &[Lab(&["mode", "rdma", "roce_faults"])],
+        )
     },
     Boot {
         prepare: SHARED,
@@ -95,8 +101,55 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     },
 ];
 
+/// What each kernel has to show in every run: programs load, attach, count and reach the node.
+const TELLING: &[Tests] = &[
+    Single(
+        "agent",
+        &[
+            "a_pod_cannot_detach_its_tcx_links",
+            "filters_that_a_pod_removes_are_put_back",
+            "what_was_taken_away_while_no_agent_ran_is_put_back",
+        ],
+    ),
+    Single(
+        "host_reach",
+        &["node_and_pods_reach_each_other_and_nothing_else_changes"],
+    ),
+    Single("programs", &["on_everything_that_is_refused"]),
+    Single(
+        "lab",
+        &[
+            "effort::every_program_loads_far_from_the_verifiers_limits",
+            "modes::ipvlan_l2",
+            "sriov::functions_in_pods_are_endpoints",
+        ],
+    ),
+];
+
 /// What a change has to pass each time: every kernel and every kind of machine once.
-pub(super) const SHORT_SUITE: &[Boot] = &[];
+pub(super) const SHORT_SUITE: &[Boot] = &[
+    Boot {
+        nodes: 2,
+        prepare: EXCLUSIVE,
+        ..boot("7 two nodes", Series::Newest, &[Lab(&["two_nodes"])])
+    },
+    boot("7", Series::Newest, TELLING),
+    Boot {
+        prepare: EXCLUSIVE,
+        ..boot(
+            "7 exclusive",
+            Series::Newest,
+            &[Lab(&["mode", "roce_faults"])],
+        )
+    },
+    boot("6.12", Series::Linux6_12, TELLING),
+    boot("6.1", Series::Linux6_1, TELLING),
+    boot("7 cni", Series::Newest, &[Lab(&["cni"])]),
+    Boot {
+        boots: 2,
+        ..boot("7 reboot", Series::Newest, &[Lab(&["reboot"])])
+    },
+];
 
 /// Makes sure that no module of `lab` is forgotten.
 ///
@@ -108,7 +161,7 @@ pub(super) fn check(lab: &Binary) -> Result<()> {
         .flat_map(|boot| boot.tests)
         .filter_map(|tests| match tests {
             Lab(modules) => Some(*modules),
-            Ordinary(..) => None,
+            Ordinary(..) | Single(..) => None,
         })
         .flatten()
         .collect();
@@ -118,9 +171,9 @@ pub(super) fn check(lab: &Binary) -> Result<()> {
         .find(|test| !modules.iter().any(|module| is_in(test, module)));
     match forgotten {
         None => Ok(()),
-        Some(test) => bail!(
-            "no machine of the lab runs {test}; name its module in xtask/src/lab/boots.rs"
-        ),
+        Some(test) => {
+            bail!("no machine of the lab runs {test}; name its module in xtask/src/lab/boots.rs")
+        }
     }
 }
 
@@ -128,29 +181,39 @@ impl Tests {
     /// The binary that they are in.
     pub(super) fn binary(&self) -> &'static str {
         match self {
-            Ordinary(binary, _) => binary,
+            Ordinary(binary, _) | Single(binary, _) => binary,
             Lab(_) => "lab",
         }
     }
 
     /// Their names, of those whose path contains one of `filters` if there are any.
-    pub(super) fn names<'a>(&self, binary: &'a Binary, filters: &[String]) -> Vec<&'a str> {
-        let all = match self {
-            Ordinary(..) => &binary.ordinary,
-            Lab(_) => &binary.ignored,
+    ///
+    /// # Errors
+    /// One that is named here is not in the binary.
+    pub(super) fn names<'a>(&self, binary: &'a Binary, filters: &[String]) -> Result<Vec<&'a str>> {
+        let all = || {
+            let all = binary.ordinary.iter().chain(&binary.ignored);
+            all.map(String::as_str)
         };
-        let wanted = |test: &&str| match self {
-            Ordinary(_, but) => !but.contains(test),
-            Lab(modules) => modules.iter().any(|module| is_in(test, module)),
+        let wanted: Vec<&str> = match self {
+            Ordinary(_, but) => {
+                let ordinary = binary.ordinary.iter().map(String::as_str);
+                ordinary.filter(|test| !but.contains(test)).collect()
+            }
+            Lab(modules) => all()
+                .filter(|test| modules.iter().any(|module| is_in(test, module)))
+                .collect(),
+            Single(name, tests) => {
+                if let Some(absent) = tests.iter().find(|test| !all().any(|one| one == **test)) {
+                    bail!("there is no test {absent} in {name}; mend xtask/src/lab/boots.rs");
+                }
+                tests.to_vec()
+            }
         };
         let asked_for = |test: &&str| {
             filters.is_empty() || filters.iter().any(|filter| test.contains(filter.as_str()))
         };
-        all.iter()
-            .map(String::as_str)
-            .filter(wanted)
-            .filter(asked_for)
-            .collect()
+        Ok(wanted.into_iter().filter(asked_for).collect())
     }
 }
 

@@ -143,7 +143,11 @@ pub(crate) fn run(
 fn gather() -> Result<Binaries> {
     let files = binaries::build()?;
     let mut binaries = Binaries::new();
-    for tests in WHOLE_SUITE.iter().flat_map(|boot| boot.tests) {
+    for tests in WHOLE_SUITE
+        .iter()
+        .chain(SHORT_SUITE)
+        .flat_map(|boot| boot.tests)
+    {
         let name = tests.binary();
         if !binaries.contains_key(name) {
             binaries.insert(name, Binary::of(&files, name)?);
@@ -192,7 +196,7 @@ fn script(boot: &Boot, binaries: &Binaries, filters: &[String]) -> Result<(Strin
         let binary = binaries
             .get(name)
             .with_context(|| format!("there is no test binary {name}"))?;
-        let names = tests.names(binary, filters);
+        let names = tests.names(binary, filters)?;
         if names.is_empty() {
             continue;
         }
