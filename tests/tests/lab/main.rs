@@ -5,10 +5,12 @@
 mod card;
 mod cni;
 mod effort;
+mod guides;
 mod hardware;
 mod mode;
 mod modes;
 mod rdma;
+mod readers;
 mod reboot;
 mod roce_faults;
 mod rxe;

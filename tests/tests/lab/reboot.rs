@@ -132,7 +132,7 @@ fn a_node_that_reboots_has_its_functions_as_new_and_lends_them_again() -> Result
     ensure!(status["problems"] == json!([]), "{status}");
     let uplinks = node.agent.json(&["uplink", "list"])?;
     ensure!(uplinks[0]["interface"] == PF, "{uplinks}");
-    ensure!(uplinks[0]["health"] == "attached", "{uplinks}");
+    ensure!(uplinks[0]["state"] == "attached", "{uplinks}");
     let blocked = node.agent.json(&["block", "list"])?.to_string();
     ensure!(blocked.contains(BLOCKED), "{blocked}");
     for function in 0..2 {

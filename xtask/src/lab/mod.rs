@@ -198,20 +198,36 @@ impl Run {
 impl Shell {
     fn run(self) -> Result<()> {
         let parts = Parts::ensure(self.kernel)?;
+        // The firmware clears the screen, and a serial line does not tell the terminal's size.
+        let (columns, rows) = match terminal_size::terminal_size() {
+            Some((columns, rows)) => (columns.0, rows.0),
+            None => (80, 24),
+        };
+        let script = format!(
+            "stty rows {rows} columns {columns}; \
+             echo 'Linux '$(uname -r)': all files of this machine, changes are lost; \
+             `exit` or Ctrl-A X ends it'; exec /bin/bash"
+        );
         let job = Job {
-            command: vec!["/bin/bash".into()],
+            command: vec!["/bin/bash".into(), "-c".into(), script.into()],
             folder: std::env::current_dir().context("there is no current folder")?,
             environment: inherited(),
             limit: Duration::MAX,
             interactive: true,
         };
-        exec::step("Booting; leave the shell to end the machine, or press Ctrl-A X");
+        exec::step("Booting");
         let folder = Folder::new()?;
         let initramfs = folder.path.join("initramfs");
         initramfs::write(&parts.kernel, &initramfs)?;
-        parts
+        let status = parts
             .vm(&Machines::ALONE, 1, &initramfs, &folder.path)
-            .interact(&job)
+            .interact(&job)?;
+        // Which ends without dropping anything.
+        drop(folder);
+        if status != 0 {
+            std::process::exit(status);
+        }
+        Ok(())
     }
 }
 

@@ -110,16 +110,17 @@ impl Vm<'_> {
         bail!("the guest was never started")
     }
 
-    /// Gives the terminal to a job inside.
+    /// Gives the terminal to a job inside; its exit code, 0 if it did not come to its end.
     ///
     /// # Errors
     /// QEMU cannot be run.
-    pub(super) fn interact(&self, job: &Job) -> Result<()> {
+    pub(super) fn interact(&self, job: &Job) -> Result<i32> {
         let share = self.new_share(job, 1)?;
         fs::write(share.join("interactive"), "").context("cannot write to the shared folder")?;
         let mut qemu = self.start(&share, Some("mon:stdio"))?;
         qemu.wait().context("cannot wait for QEMU")?;
-        Ok(())
+        let status = fs::read_to_string(share.join("status")).unwrap_or_default();
+        Ok(status.trim().parse().unwrap_or_default())
     }
 
     /// The folder that the guest sees as /results, with nothing in it but the job and what earlier
