@@ -1,6 +1,7 @@
 //! Policies in force: the source's model, compiled for the endpoints of this
 //! node and brought into the kernel whenever either changes.
 
+mod names;
 mod questions;
 mod show;
 
@@ -13,6 +14,7 @@ use std::{
 };
 
 use dataplane_ebpf::abi::EndpointConfig;
+pub(super) use names::PodNames;
 
 use super::{Agent, Result, State};
 use crate::{
@@ -30,7 +32,7 @@ use crate::{
 };
 
 /// Folder for the texts that were accepted last, in the agent's.
-const ACCEPTED: &str = "policy-files";
+pub(super) const ACCEPTED: &str = "policy-files";
 /// How often endpoints that wait for their pod are looked at.
 const WAITING: Duration = Duration::from_secs(1);
 
@@ -185,6 +187,13 @@ impl Agent {
         let mut policing = self.policing();
         let changed = policing.scan();
         self.bring_in_step(&mut policing, changed);
+        if changed && let Some(model) = &policing.model {
+            let names = PodNames::new(model);
+            *self
+                .pod_names
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = names;
+        }
     }
 
     /// Follows the source for as long as the process lives.
