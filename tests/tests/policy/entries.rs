@@ -1,5 +1,10 @@
 //! Entries of the tables of connections: how long they count, and for whom.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the kernel refuses nothing that these tests ask for"
+)]
+
 use std::time::Duration;
 
 use dataplane_ebpf::abi::{
