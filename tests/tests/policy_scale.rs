@@ -29,8 +29,8 @@ use sluice_tests::{
 };
 
 /// Packets that are held against the evaluator, which reads every manifest for
-/// each: some ten milliseconds.
-const SAMPLES: usize = 400;
+/// each: some fifty milliseconds.
+const SAMPLES: usize = 150;
 
 struct Scale {
     judge: Judge,
@@ -158,7 +158,7 @@ fn a_full_node_says_what_its_manifests_say_and_changes_only_what_changes() {
     scale.go_by(&cluster);
     let [denied, allowed] = scale.check(&cluster);
     assert!(
-        denied > 50 && allowed > 50,
+        denied > 30 && allowed > 30,
         "{denied} denied, {allowed} allowed"
     );
     let tables = scale.tables();
