@@ -112,7 +112,8 @@ pub struct Agent {
     /// Held for moments only, unlike `policing`.
     pod_names: RwLock<PodNames>,
     rdma: RdmaView,
-    /// Filters put back after somebody had removed them.
+    /// Filters put back after somebody had removed them, and interfaces that
+    /// somebody had taken out of the programs' sight.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
     hand_overs: HandOvers,

@@ -1,4 +1,5 @@
-//! Policy for SCTP, by real connections: the kernel of an ordinary machine may have none.
+//! Policy where the kernel of an ordinary machine lacks something: SCTP by real connections, and a
+//! pod that takes its ipvlan out of the programs' sight.
 
 use std::{
     process::{Child, Stdio},
@@ -156,4 +157,25 @@ fn sctp_connects_as_the_manifests_say() -> Result<()> {
         ensure!(allowed == 2, "{allowed} of eight are allowed");
         Ok(())
     })
+}
+
+/// In mode l3s what arrives passes no hook of the interface. The switch is the kernel's event for
+/// the agent.
+#[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
+fn a_pod_that_switches_its_ipvlan_to_l3s_is_switched_back() -> Result<()> {
+    let node = TestNode::with("ipvlan mode l2", 2)?;
+    let agent = TestAgent::start(&node.node, &["--metrics-address", "off"])?;
+    let pod = &node.pods[0];
+    agent.attach(pod, POD_INTERFACE)?;
+    for repairs in 1..=3 {
+        let switch = format!("link set dev {POD_INTERFACE} type ipvlan mode l3s");
+        pod.ip(&switch)?;
+        wait_until("the mode to be set back", || {
+            let shown = pod.run("ip", &["-d", "link", "show", POD_INTERFACE])?;
+            let stats = agent.json(&["stats"])?;
+            Ok(shown.contains("mode l2 ") && stats["repairs"].as_u64() >= Some(repairs))
+        })?;
+    }
+    Ok(())
 }
