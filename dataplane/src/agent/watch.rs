@@ -24,10 +24,16 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// the work off for longer by causing more.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// When attachments that could not be undone are tried again: so long after the
+/// first attempt, and twice as long after each further one.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// What has to be looked at again.
 #[derive(Default)]
 struct Agenda {
     everything: bool,
+    /// Attachments that should be gone.
+    attachments: bool,
     /// Namespaces by id; `None` is the agent's own.
     namespaces: BTreeSet<Option<i32>>,
     /// Interfaces, by namespace and index, that a TC filter was taken from.
@@ -48,6 +54,23 @@ impl Agenda {
     }
 }
 
+/// Attachments that should be gone and are not, such as that of a VF which is
+/// on its way back from a namespace that has ended.
+#[derive(Default)]
+struct Leftovers {
+    /// How long after the last attempt the next is due; `None` when there are none.
+    patience: Option<Duration>,
+    due: Option<Instant>,
+}
+
+impl Leftovers {
+    fn note(&mut self, done: bool) {
+        let next = self.patience.map_or(RETRY, |last| (last * 2).min(PERIOD));
+        self.patience = (!done).then_some(next);
+        self.due = self.patience.map(|patience| Instant::now() + patience);
+    }
+}
+
 impl Agent {
     /// Follows link events and looks at everything once a minute, for as long
     /// as the process lives.
@@ -61,26 +84,40 @@ impl Agent {
             everything: true,
             ..Agenda::default()
         };
+        let mut period = Instant::now() + PERIOD;
+        let mut leftovers = Leftovers::default();
         loop {
             let agent = Arc::clone(&self);
-            let work = std::mem::take(&mut agenda);
+            let mut work = std::mem::take(&mut agenda);
+            // What comes to the node may be what an attachment waits for.
+            work.attachments |= leftovers.due.is_some() && work.namespaces.contains(&None);
             let done = tokio::task::spawn_blocking(move || agent.review(&work)).await;
-            if let Err(error) = done {
-                tracing::error!("reviewing the interfaces: {error}");
+            match done {
+                Ok(Some(undone)) => leftovers.note(undone),
+                Ok(None) => {}
+                Err(error) => tracing::error!("reviewing the interfaces: {error}"),
             }
-            match tokio::time::timeout(PERIOD, monitor.next()).await {
-                Err(_elapsed) => agenda.everything = true,
+            let retry = leftovers.due.filter(|due| *due < period);
+            match tokio::time::timeout_at(retry.unwrap_or(period), monitor.next()).await {
+                Err(_elapsed) if retry.is_some() => agenda.attachments = true,
+                Err(_elapsed) => {}
                 Ok(event) => agenda.note(&event?),
             }
             let settled = Instant::now() + SETTLE;
             while let Ok(event) = tokio::time::timeout_at(settled, monitor.next()).await {
                 agenda.note(&event?);
             }
+            // Events, however many, do not put it off.
+            if Instant::now() >= period {
+                agenda.everything = true;
+                period = Instant::now() + PERIOD;
+            }
         }
     }
 
-    /// Looks at the endpoints and uplinks that the agenda names.
-    fn review(&self, agenda: &Agenda) {
+    /// Looks at the endpoints and uplinks that the agenda names; whether all
+    /// attachments that should be gone are, if it has looked at them.
+    fn review(&self, agenda: &Agenda) -> Option<bool> {
         let endpoints: Vec<_> = {
             let state = self.state();
             let endpoints = state.endpoints.values();
@@ -93,8 +130,8 @@ impl Agent {
             self.review_endpoint(id);
         }
         self.restore_filters(agenda);
+        let undone = (agenda.everything || agenda.attachments).then(|| self.review_attachments());
         if agenda.everything {
-            self.review_attachments();
             self.review_unknown();
         }
         if agenda.everything || agenda.namespaces.contains(&None) {
@@ -103,6 +140,7 @@ impl Agent {
         }
         self.sync_reach(&mut self.changes());
         self.sync_policy();
+        undone
     }
 
     fn review_endpoint(&self, id: u32) {
