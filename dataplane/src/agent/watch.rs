@@ -198,7 +198,7 @@ impl Agent {
             .state()
             .endpoints
             .get(&id)
-            .map(|one| one.interface.kind);
+            .map(|one| one.interface.kind.clone());
         let mode = match known {
             Some(InterfaceKind::Ipvlan { mode }) if mode != IpvlanMode::L3s => mode,
             _ => IpvlanMode::L2,
