@@ -143,7 +143,7 @@ fn sample(number: usize) -> Packet {
         _ => (6, 8000 + (spread % 50) as u16),
     };
     Packet {
-        ingress: number % 3 != 0,
+        ingress: !number.is_multiple_of(3),
         peer,
         protocol,
         port,
