@@ -9,6 +9,8 @@ mod guides;
 mod hardware;
 mod mode;
 mod modes;
+mod policies;
+mod policy_rdma;
 mod rdma;
 mod readers;
 mod reboot;
