@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -164,7 +164,9 @@ impl Demo {
         Ok(Output {
             status: self.child.wait()?,
             stdout: self.said.into_bytes(),
-            stderr: errors.join().expect("the reader panicked")?,
+            stderr: errors
+                .join()
+                .map_err(|_| anyhow!("the reader panicked"))??,
         })
     }
 }

@@ -96,7 +96,9 @@ impl Demo {
 fn prepare(sluice: Option<PathBuf>) -> Result<PathBuf> {
     setup::system(&[Group::Demo])?;
     match sluice {
-        Some(given) => Ok(given),
+        Some(given) => {
+            fs::canonicalize(&given).with_context(|| format!("cannot find {}", given.display()))
+        }
         None => {
             build::object(false)?;
             build::sluice(Profile::Release, false)
