@@ -12,7 +12,9 @@
 mod flow;
 mod policy;
 
-pub use flow::{Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass};
+pub use flow::{
+    Flow, FlowCounter, FlowKey, FlowState, FragmentJudged, FragmentKey, FragmentPass, Standing,
+};
 pub use policy::{
     MAX_RULES, PolicyData, PolicyKey, PolicyRule, PrefixKey, has_ports, identity, policy_index,
 };

@@ -23,6 +23,10 @@ pub(crate) struct Test {
     #[arg(long)]
     lab: bool,
 
+    /// Run the lab's tests too, where virtual machines can be had
+    #[arg(long, conflicts_with = "lab")]
+    all: bool,
+
     /// Run only the tests whose path contains one of these
     filters: Vec<String>,
 }
@@ -41,21 +45,11 @@ impl Test {
         } else {
             here(&self.filters, &mut tally)?
         };
-        tally.show();
-        tally.verdict(status)
-    }
-
-    /// Runs every test; those of the lab if `lab` is set and it can be had.
-    ///
-    /// # Errors
-    /// As [`Test::run`].
-    pub(crate) fn run_all(lab: bool) -> Result<()> {
-        let mut tally = Tally::default();
-        let status = here(&[], &mut tally)?;
-        match lab.then(lab::suite::prepare) {
-            None => exec::step("Leaving the lab's tests out: `cargo xtask ci --lab` has them"),
-            Some(Ok(())) => in_the_lab(&[], &mut tally)?,
-            Some(Err(reason)) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
+        if self.all {
+            match lab::suite::prepare() {
+                Ok(()) => in_the_lab(&self.filters, &mut tally)?,
+                Err(reason) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
+            }
         }
         tally.show();
         tally.verdict(status)

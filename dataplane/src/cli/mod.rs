@@ -48,7 +48,14 @@ pods' interfaces:
 #[command(name = "sluice", version, after_help = AFTER_HELP)]
 struct Cli {
     /// The agent's socket [default: /run/sluice/agent.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "SLUICE_SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "SLUICE_SOCKET",
+        // Behind a command's own options.
+        display_order = 900
+    )]
     socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
