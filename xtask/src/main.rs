@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod demo;
 mod exec;
+mod fuzz;
 mod lab;
 mod object;
 mod setup;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Bench),
     /// Boot other kernels, SR-IOV, soft-RoCE and a second node in virtual machines (needs root)
     Lab(lab::Lab),
+    /// Fuzz the parsers, for a minute each
+    Fuzz(fuzz::Fuzz),
     /// Check formatting and lints
     Check,
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Lab(command) => command.run(),
+        Command::Fuzz(command) => command.run(),
         Command::Check => check::run(),
     };
     match result {
