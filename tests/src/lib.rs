@@ -12,6 +12,7 @@ pub mod node;
 pub mod packets;
 pub mod policy;
 pub mod poll;
+pub mod prometheus;
 pub mod ring;
 pub mod scrape;
 pub mod traffic;

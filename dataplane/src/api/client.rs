@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use super::hardware::{
     CountersRequest, NodeRdma, Pf, PortOptions, RdmaModeRequest, RdmaResources, VfsRequest,
 };
+use super::roce::RoceFlows;
 use super::types::{
     ApiError, AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, EventLine, Stats,
     Status, Uplink, UplinkName, UplinkRequest,
@@ -235,6 +236,14 @@ impl Client {
     /// [`ClientError`].
     pub async fn set_audit(&self, request: &AuditRequest) -> Result<EndpointPolicy> {
         self.send(Method::POST, "/v1/policy/audit", request).await
+    }
+
+    /// Who talks to whom over RoCE.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn roce_flows(&self) -> Result<RoceFlows> {
+        self.get("/v1/roce/flows").await
     }
 
     /// The RDMA devices of the node.
