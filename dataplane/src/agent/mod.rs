@@ -11,6 +11,7 @@ mod hardware;
 mod policy;
 mod reach;
 mod recover;
+mod roce;
 mod stats;
 mod status;
 mod turns;
@@ -29,9 +30,9 @@ use std::{
 pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
-use hardware::RdmaView;
-use policy::Policing;
+use hardware::{HwView, RdmaView};
 pub use policy::PolicyOptions;
+use policy::{ACCEPTED, PodNames, Policing};
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -55,6 +56,8 @@ pub struct Options {
     pub max_endpoints: u32,
     /// Connections of isolated endpoints that are remembered.
     pub max_flows: u32,
+    /// New connections a second of one isolated endpoint that are remembered.
+    pub flow_rate: u32,
     /// Events a second that one endpoint may cause.
     pub event_rate: u32,
     /// TC mechanism.
@@ -65,6 +68,8 @@ pub struct Options {
     pub identities: u32,
     /// Policies.
     pub policy: PolicyOptions,
+    /// Whether RDMA ports are to count by process, where they can.
+    pub rdma_pod_counters: bool,
 }
 
 impl From<&Config> for Options {
@@ -74,11 +79,13 @@ impl From<&Config> for Options {
             bpffs: config.bpffs.clone(),
             max_endpoints: config.max_endpoints,
             max_flows: config.max_flows,
+            flow_rate: config.flow_rate,
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
             identities: config.identities,
             policy: config.policy.clone(),
+            rdma_pod_counters: config.rdma_pod_counters,
         }
     }
 }
@@ -108,8 +115,12 @@ pub struct Agent {
     state: RwLock<State>,
     /// Never taken while `state` is held.
     policing: Mutex<Policing>,
+    /// Held for moments only, unlike `policing`.
+    pod_names: RwLock<PodNames>,
     rdma: RdmaView,
-    /// Filters put back after somebody had removed them.
+    hw: HwView,
+    /// Filters put back after somebody had removed them, and interfaces that
+    /// somebody had taken out of the programs' sight.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
     hand_overs: HandOvers,
@@ -176,6 +187,7 @@ impl Agent {
         let features = Features::detect()?;
         let store = Store::open(&options.state_dir)?;
         check_room(&store, options.max_endpoints)?;
+        check_source(&options)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
             flows: options.max_flows,
@@ -192,6 +204,7 @@ impl Agent {
             tracing::warn!("policies: rule counters start anew: {error}");
             BTreeMap::new()
         });
+        let hw = HwView::open(&store);
         let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
@@ -206,7 +219,9 @@ impl Agent {
             changes: Mutex::new(changes),
             state: RwLock::default(),
             policing: Mutex::new(policing),
+            pod_names: RwLock::default(),
             rdma: RdmaView::default(),
+            hw,
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -236,7 +251,7 @@ impl Agent {
                 .collect()
         };
         for endpoint in &mut endpoints {
-            endpoint.rdma = self.rdma_of(endpoint);
+            self.add_rdma(endpoint);
         }
         endpoints
     }
@@ -273,6 +288,19 @@ fn check_room(store: &Store, max_endpoints: u32) -> Result<()> {
     }
 }
 
+/// Policies in force do not vanish because a setting did.
+fn check_source(options: &Options) -> Result<()> {
+    let accepted = options.state_dir.join(ACCEPTED);
+    if options.policy.folder.is_some() || !accepted.exists() {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "policies from a folder are in force on this node, and no policy_dir is set: set it again, \
+         or, to open every endpoint, remove {}",
+        accepted.display()
+    )))
+}
+
 impl Attached {
     fn describe(&self, state: &State) -> Endpoint {
         let uplink = self.uplink.and_then(|id| state.uplinks.get(&id));
@@ -288,6 +316,7 @@ impl Attached {
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
             rdma: None,
+            roce: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

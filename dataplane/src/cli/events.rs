@@ -1,8 +1,10 @@
 //! `sluice events`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use super::{Format, Output, print};
+use dataplane_ebpf::abi::Direction;
+
+use super::{Format, Output, clock, print};
 use crate::api::{
     client::Client,
     types::{Event, EventLine},
@@ -66,25 +68,30 @@ impl Events {
 
 /// One line.
 fn describe(event: &Event) -> String {
-    let seconds_of_day = event.time.rem_euclid(86_400.0);
-    let (hours, minutes, seconds) = (
-        (seconds_of_day / 3600.0) as u32,
-        (seconds_of_day / 60.0) as u32 % 60,
-        seconds_of_day % 60.0,
-    );
     let owner = match (&event.pod, &event.interface) {
         (Some(pod), _) => pod.to_string(),
         (None, Some(interface)) => format!("endpoint {} ({interface})", event.endpoint),
         (None, None) => format!("endpoint {}", event.endpoint),
     };
     let mut text = format!(
-        "{hours:02}:{minutes:02}:{seconds:06.3}Z {owner} {} {} {}",
-        event.direction, event.kind, event.reason
+        "{} {owner} {} {} {}",
+        clock(event.time),
+        event.direction,
+        event.kind,
+        event.reason
     );
     if let (Some(source), Some(destination)) = (event.source, event.destination) {
+        let peer = event.peer.as_ref();
+        let peer = peer.map_or(String::new(), |peer| format!(" ({peer})"));
+        let (at_source, at_destination) = match event.direction == Direction::Ingress.name() {
+            true => (peer.as_str(), ""),
+            false => ("", peer.as_str()),
+        };
         text.push_str(&format!(
-            " {source}:{} -> {destination}:{} protocol {}",
-            event.source_port, event.destination_port, event.protocol
+            " {}{at_source} -> {}{at_destination} protocol {}",
+            SocketAddr::new(source, event.source_port),
+            SocketAddr::new(destination, event.destination_port),
+            event.protocol
         ));
     } else {
         text.push_str(&format!(" ethertype {:#06x}", event.ether_type));

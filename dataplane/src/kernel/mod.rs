@@ -2,6 +2,7 @@
 //! maps. Nothing else imports aya.
 
 mod attach;
+mod batch;
 mod bytes;
 mod error;
 mod events;
@@ -24,7 +25,7 @@ pub use attach::TcMode;
 pub use error::KernelError;
 pub use events::EventReader;
 pub use flows::{FlowCount, FlowMaps};
-pub use layout::Sizes;
+pub use layout::{ROCE_FLOWS, Sizes};
 #[cfg(feature = "log")]
 pub use log::Logger;
 pub use maps::{Drops, Maps, Roce};

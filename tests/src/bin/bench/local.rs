@@ -54,11 +54,13 @@ pub(crate) fn options(state_dir: PathBuf, bpffs: PathBuf) -> Options {
         bpffs,
         max_endpoints: 512,
         max_flows: 65536,
+        flow_rate: 2048,
         event_rate: 10,
         tc: TcMode::Auto,
         xdp: XdpPreference::Auto,
         identities: 65536,
         policy: dataplane::agent::PolicyOptions::default(),
+        rdma_pod_counters: false,
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod cni;
 mod frames;
+mod hardware;
 mod interrupt;
 mod local;
 mod packet;
@@ -75,6 +76,11 @@ const BENCHMARKS: &[Benchmark] = &[
         measure: policy::change::measure,
     },
     Benchmark {
+        name: "policy-scale",
+        about: "an agent with 500 endpoints, 1,000 policies, 5,000 pods, 10,000 prefixes",
+        measure: policy::scale::measure,
+    },
+    Benchmark {
         name: "policy-traffic",
         about: "traffic into an isolated pod: ours, the kernel's firewalls, bare",
         measure: policy::traffic::measure,
@@ -104,6 +110,11 @@ const BENCHMARKS: &[Benchmark] = &[
         about: "restart, memory and scrape of an agent with 500 endpoints",
         measure: scale::measure,
     },
+    Benchmark {
+        name: "rdma-scrape",
+        about: "a scrape with 500 endpoints, 16 HCAs, 10,000 queue pairs, all simulated",
+        measure: hardware::measure,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -132,7 +143,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         write(path, &format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
     }
     if let Some(path) = &arguments.markdown {
-        write(path, &report::markdown(&rows)?)?;
+        write(path, &report::markdown(&rows, about)?)?;
     }
     let missed = rows.iter().any(|row| row.holds == Some(false));
     Ok(if arguments.strict && missed {
@@ -140,6 +151,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What the benchmark of that name measures.
+fn about(name: &str) -> &'static str {
+    let known = BENCHMARKS.iter().find(|one| one.name == name);
+    known.map_or("no longer measured", |one| one.about)
 }
 
 fn measure(only: &[String]) -> Result<Vec<Row>> {
