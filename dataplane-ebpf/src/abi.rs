@@ -185,6 +185,9 @@ coded_enum! {
         /// A later piece of an IP packet whose first piece did not pass, or was
         /// not seen before.
         FragmentUntracked = 18 => "fragment_untracked",
+        /// The link header was lost on the way up (generic XDP below), and there
+        /// was no memory to bring it back: what the frame is cannot be told.
+        LinkHeaderLost = 19 => "link_header_lost",
     }
 }
 
@@ -374,7 +377,7 @@ pub struct RoceFlow {
     pub packets: u64,
     /// Bytes of every operation, whole frames.
     pub bytes: u64,
-    /// When the last packet was seen, ns of the monotonic clock (coarse).
+    /// When the last packet was seen, ns since boot by the kernel's ticks.
     pub last_seen_ns: u64,
     /// Requests whose PSN lay behind the expected one: retransmissions.
     pub duplicates: u64,
@@ -515,7 +518,7 @@ pub struct Event {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenBucket {
-    /// When `tokens` was last brought up to date, ns of the monotonic clock.
+    /// When `nano_tokens` was last brought up to date, ns since boot.
     pub updated_ns: u64,
     /// Events left, in billionths of one, so that a refill loses nothing.
     pub nano_tokens: u64,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Result;
-use dataplane::kernel::IdentityPrefix;
+use dataplane::kernel::{IdentityPrefix, monotonic_ns};
 use dataplane_ebpf::abi::{
     Direction::{self, Egress, Ingress},
     DropReason::{FragmentUntracked, NonIp, PolicyDenied, PolicyMissing},
@@ -836,4 +836,27 @@ fn an_endpoint_opens_no_more_connections_than_its_bucket_grants() {
     let maps = judge.kernel().maps();
     assert_eq!(maps.fault(Fault::FlowsThrottled).unwrap(), 1);
     assert!(maps.flows().list().unwrap().is_empty());
+}
+
+#[test]
+fn a_connection_is_dated_by_the_time_since_boot() {
+    let judge = Judge::new(1).unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    let pair = Pair::v4();
+    let before = monotonic_ns();
+    expect(
+        &judge,
+        &[
+            ("the call", Egress, pair.called(Egress, SYN), Pass),
+            ("the answer", Ingress, pair.called(Ingress, SYN_ACK), Pass),
+            ("what follows", Egress, pair.called(Egress, ACK), Pass),
+        ],
+    )
+    .unwrap();
+    let (_, flow) = judge.kernel().maps().flows().list().unwrap()[0];
+    // The kernel counts its ticks from a moment that is not quite the clock's.
+    let second = 1_000_000_000;
+    let around = before - second..monotonic_ns() + second;
+    assert!(around.contains(&flow.last_seen_ns), "{flow:?}, {around:?}");
+    assert_eq!(flow.packets, 3);
 }

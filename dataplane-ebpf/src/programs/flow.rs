@@ -3,11 +3,16 @@
 use core::ptr;
 
 use aya_ebpf::bindings::BPF_ANY;
-use dataplane_ebpf::abi::{
-    EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass,
+use dataplane_ebpf::{
+    abi::{
+        EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass,
+    },
+    flow::{self, Role},
+    parse::tcp,
 };
 
 use super::{
+    clock::now_ns,
     count,
     event::Subject,
     maps::{FLOW_STATS, FLOW_TOKENS, FLOWS, FLOWS_NEW, FRAGMENTS},
@@ -21,17 +26,72 @@ pub struct Found {
     pub answered: bool,
 }
 
-/// Looks a connection up. One lookup finds an established one. Those that
-/// nobody has answered need not be looked for by a packet that opens one: it
-/// is judged in either case, and takes the place of what is there.
+/// Looks a connection up, where a packet of that role most likely finds it. One
+/// lookup finds an established one. Those that nobody has answered need not be
+/// looked for by a packet that opens one: it is judged in either case, and takes
+/// the place of what is there.
 #[inline(always)]
-pub fn find(key: &FlowKey, among_new: bool) -> Found {
-    let mut flow = FLOWS.get_ptr_mut(key).unwrap_or(ptr::null_mut());
-    let answered = !flow.is_null();
-    if !answered && among_new {
-        flow = FLOWS_NEW.get_ptr_mut(key).unwrap_or(ptr::null_mut());
+pub fn find(key: &FlowKey, role: Role) -> Found {
+    let look = |answered| Found {
+        flow: if answered {
+            FLOWS.get_ptr_mut(key)
+        } else {
+            FLOWS_NEW.get_ptr_mut(key)
+        }
+        .unwrap_or(ptr::null_mut()),
+        answered,
+    };
+    let first = look(!matches!(role, Role::Answers));
+    if !first.flow.is_null() || matches!(role, Role::Opens) {
+        return first;
     }
-    Found { flow, answered }
+    look(!first.answered)
+}
+
+/// Counts a packet of the usual kind in its connection, where both sides have
+/// spoken and the policy in force allows it. Else, and where the packet may
+/// open another connection, `false`: policy has to judge.
+#[inline(always)]
+pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> bool {
+    let headers = subject.headers;
+    if headers.tcp_flags & tcp::SYN != 0 {
+        return false;
+    }
+    let key = flow::key(headers, subject.direction, subject.port, 0, false);
+    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
+        return false;
+    };
+    // SAFETY: from a map lookup. Packets of the other direction may be handled
+    // by another processor at the same time: what is lost then is a count, or
+    // the step of a state that the next packet takes again.
+    let flow = unsafe { &mut *flow };
+    let now = now_ns();
+    if flow.policy_epoch != config.policy_epoch
+        || flow.flags & Flow::REFUSED != 0
+        || !flow.is_live(flow.state, key.protocol, config.first_epoch, now)
+    {
+        return false;
+    }
+    step(flow, subject, key.protocol, now);
+    true
+}
+
+/// Counts a packet in its connection and brings the state up to date.
+#[inline(always)]
+pub fn step(flow: &mut Flow, subject: &Subject<'_>, protocol: u8, now_ns: u64) -> FlowState {
+    let from_initiator = flow.initiator == subject.direction;
+    let (state, flags) = flow.after(
+        flow.state,
+        protocol,
+        subject.headers.tcp_flags,
+        from_initiator,
+    );
+    flow.packets += subject.packets;
+    flow.bytes += subject.bytes;
+    flow.last_seen_ns = now_ns;
+    flow.state = state.code();
+    flow.flags = flags;
+    state
 }
 
 /// Enters a new connection, if its endpoint may open one more.
@@ -59,16 +119,6 @@ pub fn promote(key: &FlowKey, flow: &Flow) {
     }
     let _ = FLOWS_NEW.remove(key);
     tell(FlowCounter::Established);
-}
-
-/// Counts a packet in its connection and brings the state up to date.
-#[inline(always)]
-pub fn note(flow: &mut Flow, subject: &Subject<'_>, state: FlowState, flags: u8, now_ns: u64) {
-    flow.packets += subject.packets;
-    flow.bytes += subject.bytes;
-    flow.last_seen_ns = now_ns;
-    flow.state = state.code();
-    flow.flags = flags;
 }
 
 /// Counts what happened to a connection.

@@ -14,8 +14,9 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::now_ns,
     count,
-    event::{self, Subject, now_ns},
+    event::{self, Subject},
     flow as table,
     maps::{ENDPOINT_CONFIGS, IDENTITY, IDENTITY_CIDR, POLICY, RULE_HITS, SCRATCH, WOULD_DROP},
     packet::{InPlace, Parsed},
@@ -42,9 +43,9 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
     };
     // SAFETY: from a map lookup; nothing writes to it until the program ends.
     let parsed = unsafe { &*parsed };
-    let subject = subject(context, direction, parsed);
+    let subject = subject(context, direction, &parsed.headers);
     let Some(config) = ENDPOINT_CONFIGS.get(subject.port) else {
-        return refuse(context, &subject, DropReason::PolicyMissing, parsed);
+        return refuse(context, &subject, DropReason::PolicyMissing, &parsed.roce);
     };
     let case = Case {
         context,
@@ -59,9 +60,9 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
         None => case.pass(),
         Some(reason) if case.is_audit() => {
             case.tell_would_drop(reason);
-            pass(&subject, parsed)
+            pass(&subject, &parsed.roce)
         }
-        Some(reason) => refuse(context, &subject, reason, parsed),
+        Some(reason) => refuse(context, &subject, reason, &parsed.roce),
     }
 }
 
@@ -119,7 +120,7 @@ impl Case<'_> {
         if matches!(self.subject.headers.fragment, Fragment::First) && self.is_enforced() {
             table::admit_pieces(&self.pieces(), self.config, self.now_ns);
         }
-        pass(self.subject, self.parsed)
+        pass(self.subject, &self.parsed.roce)
     }
 
     #[inline(always)]
@@ -171,7 +172,7 @@ impl Case<'_> {
             return false;
         };
         // SAFETY: from a map lookup.
-        let Some(flow) = (unsafe { table::find(&key, true).flow.as_ref() }) else {
+        let Some(flow) = (unsafe { table::find(&key, Role::Any).flow.as_ref() }) else {
             return false;
         };
         let first = self.config.first_epoch;
@@ -185,7 +186,7 @@ impl Case<'_> {
         let direction = self.subject.direction;
         let key = self.flow_key();
         let opens = matches!(role, Role::Opens);
-        let found = table::find(&key, !opens);
+        let found = table::find(&key, role);
         join();
         let mut known = false;
         let mut initiator = direction;
@@ -274,14 +275,7 @@ impl Case<'_> {
             let told = from_initiator || !self.is_audit();
             return told.then_some(DropReason::PolicyDenied);
         }
-        let was = flow.state;
-        let (state, flags) = flow.after(
-            was,
-            key.protocol,
-            self.subject.headers.tcp_flags,
-            from_initiator,
-        );
-        table::note(flow, self.subject, state, flags, self.now_ns);
+        let state = table::step(flow, self.subject, key.protocol, self.now_ns);
         if !found.answered && matches!(state, FlowState::Established) {
             let flow = *flow;
             table::promote(key, &flow);

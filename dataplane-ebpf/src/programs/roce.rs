@@ -8,8 +8,9 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::now_ns,
     count,
-    event::{self, Subject, now_ns},
+    event::{self, Subject},
     maps::{ROCE_FLOWS, ROCE_STATS},
 };
 
