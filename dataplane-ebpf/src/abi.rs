@@ -12,14 +12,16 @@
 mod flow;
 mod policy;
 
-pub use flow::{Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass};
+pub use flow::{
+    Flow, FlowCounter, FlowKey, FlowState, FragmentJudged, FragmentKey, FragmentPass, Standing,
+};
 pub use policy::{
     MAX_RULES, PolicyData, PolicyKey, PolicyRule, PrefixKey, has_ports, identity, policy_index,
 };
 
 /// Version of the map layout; part of every pin's path
 /// (`/sys/fs/bpf/sluice/v<LAYOUT>/`).
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The oldest layout whose maps mean what today's do where kind and sizes are
 /// the same; an agent takes them over when it is upgraded.

@@ -6,7 +6,7 @@ mod icmp;
 pub use icmp::quoted;
 
 use crate::{
-    abi::{Direction, Flow, FlowKey, FlowState, has_ports},
+    abi::{Direction, FlowKey, FlowState, Standing, has_ports},
     parse::{Fragment, Headers, ether_type, protocol, tcp},
     roce,
 };
@@ -226,30 +226,36 @@ pub const fn lifetime_ns(protocol: u8, state: FlowState) -> u64 {
     seconds * SECOND
 }
 
-impl Flow {
-    /// A connection after its first packet, which went in `direction`.
+impl Standing {
+    /// Of a connection after its first packet, which went in `direction`.
     #[inline(always)]
-    pub fn open(direction: Direction, policy_epoch: u32, now_ns: u64) -> Self {
+    pub fn open(check: u16, direction: Direction, policy_epoch: u32) -> Self {
         Self {
-            packets: 0,
-            bytes: 0,
-            last_seen_ns: now_ns,
             policy_epoch,
+            check,
             state: FlowState::New.code(),
-            initiator: direction.code(),
-            flags: 0,
-            pad: 0,
+            flags: match direction {
+                Direction::Ingress => 0,
+                Direction::Egress => Self::OPENED_BY_POD,
+            },
         }
     }
 
     /// Whether the entry still stands for a connection: it is not of the
     /// endpoint id's previous owner, and has not been silent for too long.
     #[inline(always)]
-    pub fn is_live(&self, state: FlowState, protocol: u8, first_epoch: u32, now_ns: u64) -> bool {
+    pub fn is_live(
+        &self,
+        state: FlowState,
+        protocol: u8,
+        first_epoch: u32,
+        last_seen_ns: u64,
+        now_ns: u64,
+    ) -> bool {
         // Epochs wrap around; half of their range is before, half after.
         let age = self.policy_epoch.wrapping_sub(first_epoch);
-        // The coarse clock of another processor may be a tick ahead.
-        let silent = now_ns.saturating_sub(self.last_seen_ns);
+        // Another processor's last tick may have been a later one.
+        let silent = now_ns.saturating_sub(last_seen_ns);
         let fresh = silent <= SHORTEST_LIFETIME_NS || silent <= lifetime_ns(protocol, state);
         age < 1 << 31 && fresh
     }
@@ -273,7 +279,7 @@ impl Flow {
         if tcp_flags & tcp::RST != 0 {
             return (FlowState::Closed, self.flags);
         }
-        const FINS: u8 = Flow::FIN_INITIATOR | Flow::FIN_RESPONDER;
+        const FINS: u8 = Standing::FIN_INITIATOR | Standing::FIN_RESPONDER;
         // The same ports again, for a new connection.
         if from_initiator
             && matches!(state, FlowState::Closing | FlowState::Closed)

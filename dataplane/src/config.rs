@@ -26,6 +26,11 @@ use crate::{
 pub const DEFAULT_FILE: &str = "/etc/sluice/config.toml";
 /// Most connections that can be remembered: half a gigabyte of them.
 pub const MAX_FLOWS: u32 = 1 << 22;
+/// A fourth of the table of unanswered connections, so that those of an
+/// endpoint's neighbours live for seconds whatever it does.
+const DEFAULT_FLOW_RATE: u32 = 2048;
+/// Most new connections a second of one endpoint that are remembered.
+pub const MAX_FLOW_RATE: u32 = 1_000_000;
 /// Most events a second that one endpoint may be granted.
 pub const MAX_EVENT_RATE: u32 = 10_000;
 /// Least and most room for the addresses that policies name.
@@ -50,6 +55,8 @@ pub struct Config {
     pub max_endpoints: u32,
     /// Connections of isolated endpoints that are remembered.
     pub max_flows: u32,
+    /// New connections a second of each isolated endpoint that are remembered.
+    pub flow_rate: u32,
     /// Events a second that each endpoint may cause; 0 silences them.
     pub event_rate: u32,
     /// How endpoints are attached.
@@ -223,6 +230,13 @@ pub struct Settings {
     #[serde(deserialize_with = "max_flows")]
     pub max_flows: Option<u32>,
 
+    /// New connections a second of each isolated endpoint that are remembered,
+    /// 1 to 1000000 [default: 2048]
+    #[arg(long, value_name = "N", env = "SLUICE_FLOW_RATE",
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(MAX_FLOW_RATE)))]
+    #[serde(deserialize_with = "flow_rate")]
+    pub flow_rate: Option<u32>,
+
     /// Events a second that each endpoint may cause, 0 to 10000
     /// [default: 10]
     #[arg(long, value_name = "N", env = "SLUICE_EVENT_RATE",
@@ -305,6 +319,10 @@ fn max_endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u3
 
 fn max_flows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(deserializer, 1024, MAX_FLOWS)
+}
+
+fn flow_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(deserializer, 1, MAX_FLOW_RATE)
 }
 
 fn event_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -410,6 +428,10 @@ impl Config {
                 .max_flows
                 .or(file.max_flows)
                 .unwrap_or(Sizes::DEFAULT.flows),
+            flow_rate: flags
+                .flow_rate
+                .or(file.flow_rate)
+                .unwrap_or(DEFAULT_FLOW_RATE),
             event_rate: flags.event_rate.or(file.event_rate).unwrap_or(10),
             tc: flags.tc.or(file.tc).unwrap_or_default(),
             xdp: flags.xdp.or(file.xdp).unwrap_or_default(),
@@ -499,6 +521,7 @@ mod tests {
             metrics_address: Some(_),
             max_endpoints: Some(_),
             max_flows: Some(_),
+            flow_rate: Some(_),
             event_rate: Some(_),
             tc: Some(_),
             xdp: Some(_),
@@ -559,6 +582,10 @@ mod tests {
             (
                 "max_endpoints = 4097",
                 "c.toml:1: max_endpoints: 4097 is not from 1 to 4096",
+            ),
+            (
+                "flow_rate = 0",
+                "c.toml:1: flow_rate: 0 is not from 1 to 1000000",
             ),
             (
                 "event_rate = -1",

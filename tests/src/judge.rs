@@ -7,11 +7,13 @@ use std::{
     path::PathBuf,
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData},
     programs::{Program, ProgramFd, TestRun as _, TestRunOptions},
 };
 use dataplane::kernel::{Features, Kernel, Pins, PolicyMap, Sizes};
@@ -22,6 +24,9 @@ use crate::harness::object_path;
 /// `TC_ACT_UNSPEC` and `TC_ACT_SHOT` (uapi `linux/pkt_cls.h`).
 const TC_NEXT: i32 = -1;
 const TC_SHOT: i32 = 2;
+
+const FLOW_TABLES: [&str; 2] = ["flows", "flows_new"];
+type LruTable<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +184,54 @@ impl Judge {
         Ok(())
     }
 
+    /// Makes every connection look as if so much time had passed since its last packet.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn age_flows(&self, by: Duration) -> Result<()> {
+        // `Flow::last_seen_ns`.
+        FLOW_TABLES
+            .iter()
+            .try_for_each(|name| age(self.flow_table(name)?, 16, by))
+    }
+
+    /// The same for packets that come in pieces.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn age_fragments(&self, by: Duration) -> Result<()> {
+        // `FragmentPass::time_ns`.
+        age(self.lru_table::<44, 16>("fragments")?, 0, by)
+    }
+
+    /// Gives each of the two connections that are known what is remembered of the other: so it
+    /// looks to a program whose entry goes to another connection under its eyes.
+    ///
+    /// # Errors
+    /// There are not two, or the kernel refuses.
+    pub fn swap_flows(&self) -> Result<()> {
+        let mut all = Vec::new();
+        for name in FLOW_TABLES {
+            let table = self.flow_table(name)?;
+            all.extend(entries(&table)?.into_iter().map(|entry| (name, entry)));
+        }
+        let [(table, (key, flow)), (other_table, (other_key, other_flow))] = all[..] else {
+            bail!("{} connections", all.len());
+        };
+        self.flow_table(table)?.insert(key, other_flow, 0)?;
+        Ok(self.flow_table(other_table)?.insert(other_key, flow, 0)?)
+    }
+
+    fn flow_table(&self, name: &str) -> Result<LruTable<44, 32>> {
+        self.lru_table(name)
+    }
+
+    /// A table as bytes: its keys and values have so many.
+    fn lru_table<const K: usize, const V: usize>(&self, name: &str) -> Result<LruTable<K, V>> {
+        let map = MapData::from_pin(self.kernel.pins().map(name))?;
+        Ok(LruTable::try_from(Map::LruHashMap(map))?)
+    }
+
     /// Runs a packet through the endpoint's programs.
     ///
     /// # Errors
@@ -228,6 +281,29 @@ impl Judge {
             .map(|(key, counter)| (key.reason, counter))
             .collect())
     }
+}
+
+/// What a table holds, to be changed while it is gone through.
+fn entries<const K: usize, const V: usize>(
+    table: &LruTable<K, V>,
+) -> Result<Vec<([u8; K], [u8; V])>> {
+    Ok(table.iter().collect::<Result<_, _>>()?)
+}
+
+/// Moves the time at byte `at` of each value back.
+fn age<const K: usize, const V: usize>(
+    mut table: LruTable<K, V>,
+    at: usize,
+    by: Duration,
+) -> Result<()> {
+    let by = u64::try_from(by.as_nanos())?;
+    for (key, mut value) in entries(&table)? {
+        let time = &mut value[at..at + 8];
+        let then = u64::from_ne_bytes(<[u8; 8]>::try_from(&*time)?);
+        time.copy_from_slice(&then.saturating_sub(by).to_ne_bytes());
+        table.insert(key, value, 0)?;
+    }
+    Ok(())
 }
 
 fn entry_name(direction: Direction) -> String {

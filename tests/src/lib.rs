@@ -11,6 +11,7 @@ pub mod node;
 pub mod packets;
 pub mod policy;
 pub mod poll;
+pub mod prometheus;
 pub mod ring;
 pub mod traffic;
 pub mod wire;

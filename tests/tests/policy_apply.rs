@@ -161,13 +161,20 @@ impl Tables for Memory {
         map.0
     }
 
-    fn set_slot(&self, endpoint: u32, direction: Direction, map: Option<&Map>) -> Result<()> {
-        self.step("slot", || {
-            let mut slots = self.slots.borrow_mut();
-            match map {
-                Some(map) => slots.insert((endpoint, direction), Rc::clone(map)),
-                None => slots.remove(&(endpoint, direction)),
-            };
+    fn set_slots(&self, slots: &[(u32, Direction, &Map)]) -> Result<()> {
+        slots.iter().try_for_each(|(endpoint, direction, map)| {
+            self.step("slot", || {
+                let mut slots = self.slots.borrow_mut();
+                slots.insert((*endpoint, *direction), Rc::clone(map));
+            })
+        })
+    }
+
+    fn clear_slots(&self, slots: &[(u32, Direction)]) -> Result<()> {
+        slots.iter().try_for_each(|slot| {
+            self.step("empty slot", || {
+                self.slots.borrow_mut().remove(slot);
+            })
         })
     }
 

@@ -1,30 +1,16 @@
 //! The metrics, read by Prometheus itself.
 
-use std::{fs, io::Write, process::Stdio};
+use std::{io::Write, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use sluice_tests::{
     agent::TestAgent,
-    netns::output,
     node::{POD_INTERFACE, TestNode, UPLINK, pings},
-    poll::{wait_for, wait_until},
+    prometheus::{Prometheus, http_get},
 };
 
 /// Where the agent serves its metrics, inside the node's namespace.
 const METRICS: &str = "127.0.0.1:9655";
-/// Where Prometheus answers, in the same namespace.
-const PROMETHEUS: &str = "127.0.0.1:9090";
-
-fn get(setup: &TestNode, url: &str) -> Result<String> {
-    let mut command = setup.node.command("python3");
-    command.args([
-        "-c",
-        "import sys,urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1],timeout=5).read().decode())",
-        url,
-    ]);
-    output(&mut command)
-}
 
 fn agent_with_traffic(setup: &TestNode) -> Result<TestAgent> {
     let agent = TestAgent::start(&setup.node, &["--metrics-address", METRICS])?;
@@ -48,7 +34,7 @@ fn agent_with_traffic(setup: &TestNode) -> Result<TestAgent> {
 fn promtool_finds_nothing_to_say() -> Result<()> {
     let setup = TestNode::new(2)?;
     let _agent = agent_with_traffic(&setup)?;
-    let text = get(&setup, &format!("http://{METRICS}/metrics"))?;
+    let text = http_get(&setup.node, METRICS, "/metrics")?;
     ensure!(text.contains("sluice_endpoint_packets_total"), "{text}");
     let mut promtool = std::process::Command::new("promtool")
         .args(["check", "metrics"])
@@ -75,55 +61,17 @@ fn promtool_finds_nothing_to_say() -> Result<()> {
 fn prometheus_scrapes_and_answers_by_pod() -> Result<()> {
     let setup = TestNode::new(2)?;
     let agent = agent_with_traffic(&setup)?;
-    let folder = tempfile::tempdir()?;
-    let config = folder.path().join("prometheus.yml");
-    fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s}}\n\
-             scrape_configs: [{{job_name: sluice, static_configs: [{{targets: ['{METRICS}']}}]}}]\n"
-        ),
+    let prometheus = Prometheus::start(&setup.node, METRICS)?;
+    let value = prometheus.value(
+        "sum(sluice_endpoint_packets_total{namespace=\"shop\",pod=\"web-0\",direction=\"egress\"})",
     )?;
-    let mut prometheus = setup.node.command("prometheus");
-    prometheus
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            folder.path().join("data").display()
-        ))
-        .arg(format!("--web.listen-address={PROMETHEUS}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let mut process = prometheus.spawn()?;
-    let queried = (|| -> Result<()> {
-        let query = "sum(sluice_endpoint_packets_total{namespace=\"shop\",pod=\"web-0\",direction=\"egress\"})"
-            .replace('{', "%7B")
-            .replace('}', "%7D")
-            .replace('"', "%22");
-        let url = format!("http://{PROMETHEUS}/api/v1/query?query={query}");
-        let value = wait_for("Prometheus to have scraped", || {
-            let Ok(text) = get(&setup, &url) else {
-                return Ok(None);
-            };
-            let answer: Value = serde_json::from_str(&text)?;
-            let value = answer["data"]["result"][0]["value"][1].as_str();
-            Ok(value.and_then(|value| value.parse::<f64>().ok()))
-        })?;
-        let stats = agent.json(&["stats"])?;
-        let counted = stats["endpoints"][0]["egress"]["packets"]
-            .as_f64()
-            .context("no count")?;
-        ensure!(
-            value > 0.0 && value <= counted,
-            "scraped {value}, counted {counted}"
-        );
-        let up = format!("http://{PROMETHEUS}/api/v1/query?query=up");
-        wait_until("the target to be up", || {
-            let answer: Value = serde_json::from_str(&get(&setup, &up)?)?;
-            Ok(answer["data"]["result"][0]["value"][1] == "1")
-        })
-    })();
-    process.kill()?;
-    process.wait()?;
-    queried
+    let stats = agent.json(&["stats"])?;
+    let counted = stats["endpoints"][0]["egress"]["packets"]
+        .as_f64()
+        .context("no count")?;
+    ensure!(
+        value > 0.0 && value <= counted,
+        "scraped {value}, counted {counted}"
+    );
+    Ok(())
 }

@@ -77,19 +77,29 @@ pub struct Flow {
     pub bytes: u64,
     /// When the last packet was seen, ns since boot by the kernel's ticks.
     pub last_seen_ns: u64,
-    /// Epoch of the policy that judged it.
-    pub policy_epoch: u32,
-    /// How far the connection got.
-    pub state: Code<FlowState>,
-    /// The direction of its first packet.
-    pub initiator: Code<Direction>,
-    /// [`Flow::FIN_INITIATOR`] and others.
-    pub flags: u8,
-    /// Always zero.
-    pub pad: u8,
+    /// All that verdicts depend on.
+    pub standing: Standing,
 }
 
-impl Flow {
+/// What a verdict on a connection depends on, in one word: read and written
+/// whole, so that nobody mixes the halves of two.
+///
+/// The kernel gives an entry of a full table to another connection at once,
+/// even while a program still looks at it. `check` tells.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Epoch of the policy that judged it.
+    pub policy_epoch: u32,
+    /// [`FlowKey::check`] of the connection that this is about.
+    pub check: u16,
+    /// How far the connection got.
+    pub state: Code<FlowState>,
+    /// [`Standing::FIN_INITIATOR`] and others.
+    pub flags: u8,
+}
+
+impl Standing {
     /// The initiator has sent a FIN.
     pub const FIN_INITIATOR: u8 = 1;
     /// The answering side has sent a FIN.
@@ -97,6 +107,24 @@ impl Flow {
     /// The policy refuses the connection: it was judged again after a change,
     /// or the endpoint is in audit mode.
     pub const REFUSED: u8 = 4;
+    /// The pod has sent the first packet; else its peer has.
+    pub const OPENED_BY_POD: u8 = 8;
+
+    /// The direction of the connection's first packet.
+    #[inline(always)]
+    pub const fn initiator(&self) -> Direction {
+        if self.flags & Self::OPENED_BY_POD == 0 {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        }
+    }
+
+    /// Whether the policy that judged it refuses it.
+    #[inline(always)]
+    pub const fn is_refused(&self) -> bool {
+        self.flags & Self::REFUSED != 0
+    }
 }
 
 /// Key of `fragments`: an IP packet that arrives in pieces (RFC 791, RFC 8200:
@@ -126,10 +154,68 @@ pub struct FragmentKey {
 pub struct FragmentPass {
     /// When, ns since boot by the kernel's ticks.
     pub time_ns: u64,
-    /// Under which epoch of the endpoint's policy.
+    /// Whose, and under which policy.
+    pub judged: FragmentJudged,
+}
+
+/// One word, for the reason that [`Standing`] is one.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentJudged {
+    /// Epoch of the endpoint's policy.
     pub policy_epoch: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// [`FragmentKey::check`] of the packet that this is about.
+    pub check: u32,
+}
+
+impl FlowKey {
+    /// Tells connections apart, but for one pair in 65,536.
+    #[inline(always)]
+    pub fn check(&self) -> u16 {
+        let ports = self.local_port as u32 | (self.remote_port as u32) << 16;
+        let mixed = mix(
+            &self.local,
+            &self.remote,
+            [self.endpoint, ports, self.protocol.into()],
+        );
+        (mixed ^ mixed >> 16) as u16
+    }
+}
+
+impl FragmentKey {
+    /// Tells packets in pieces apart, but for one pair in some four thousand
+    /// million.
+    #[inline(always)]
+    pub fn check(&self) -> u32 {
+        let rest = self.protocol as u32 | (self.direction as u32) << 8;
+        mix(
+            &self.source,
+            &self.destination,
+            [self.endpoint, self.identification, rest],
+        )
+    }
+}
+
+/// Mixes the words of a key: each times an odd number of its own, for which
+/// one instruction suffices.
+#[inline(always)]
+fn mix(one: &Address, other: &Address, rest: [u32; 3]) -> u32 {
+    let [a, b, c, d] = one.words;
+    let [e, f, g, h] = other.words;
+    let [i, j, k] = rest;
+    let times = |word: u32, factor: u32| word as u64 * factor as u64;
+    let sum = times(a, 0x5bd1_e995)
+        .wrapping_add(times(b, 0x2c1b_3c6d))
+        .wrapping_add(times(c, 0x297a_2d39))
+        .wrapping_add(times(d, 0x7feb_352d))
+        .wrapping_add(times(e, 0x68e3_1da5))
+        .wrapping_add(times(f, 0x5356_97e5))
+        .wrapping_add(times(g, 0x4ba3_74a3))
+        .wrapping_add(times(h, 0x1b87_3593))
+        .wrapping_add(times(i, 0x6d2b_79f5))
+        .wrapping_add(times(j, 0x3243_f6a9))
+        .wrapping_add(times(k, 0x7ed5_5d17));
+    (sum ^ sum >> 32) as u32
 }
 
 coded_enum! {

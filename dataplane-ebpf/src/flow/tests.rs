@@ -145,7 +145,7 @@ fn an_error_quotes_the_connection_of_the_packet_that_caused_it() {
 
 /// Takes a TCP connection through packets: (from its initiator, flags).
 fn run(packets: &[(bool, u8)]) -> FlowState {
-    let mut flow = Flow::open(Direction::Egress, 0, 0);
+    let mut flow = Standing::open(0, Direction::Egress, 0);
     let mut state = FlowState::New;
     for (from_initiator, flags) in packets {
         (state, flow.flags) = flow.after(state, protocol::TCP, *flags, *from_initiator);
@@ -192,9 +192,15 @@ fn a_connection_is_followed_to_its_end() {
 #[test]
 fn an_entry_lives_as_long_as_its_protocol_says_and_for_its_owner_only() {
     const SECOND: u64 = 1_000_000_000;
-    let flow = Flow::open(Direction::Egress, 5, 100 * SECOND);
+    let flow = Standing::open(0, Direction::Egress, 5);
     let live = |state, protocol, first, seconds: u64| {
-        flow.is_live(state, protocol, first, (100 + seconds) * SECOND)
+        flow.is_live(
+            state,
+            protocol,
+            first,
+            100 * SECOND,
+            (100 + seconds) * SECOND,
+        )
     };
     assert!(live(FlowState::New, protocol::UDP, 5, 120));
     assert!(!live(FlowState::New, protocol::UDP, 5, 121));
@@ -204,7 +210,59 @@ fn an_entry_lives_as_long_as_its_protocol_says_and_for_its_owner_only() {
     assert!(!live(FlowState::New, protocol::UDP, 6, 0));
     // Across the wrap of epochs, and with a clock a tick behind.
     assert!(live(FlowState::New, protocol::UDP, u32::MAX - 3, 0));
-    assert!(flow.is_live(FlowState::New, protocol::UDP, 5, 99 * SECOND));
-    let old = Flow::open(Direction::Egress, u32::MAX, 0);
-    assert!(!old.is_live(FlowState::New, protocol::UDP, 2, 0));
+    assert!(flow.is_live(FlowState::New, protocol::UDP, 5, 100 * SECOND, 99 * SECOND));
+    let old = Standing::open(0, Direction::Egress, u32::MAX);
+    assert!(!old.is_live(FlowState::New, protocol::UDP, 2, 0, 0));
+}
+
+/// What tells an entry's connection from the one that it went to.
+#[test]
+fn each_part_of_a_key_changes_its_check() {
+    let frame = Frame::v6().carry(6, &tcp_flags(1000, 80, tcp::SYN));
+    let key = key(&headers(&frame), Direction::Egress, ENDPOINT, 0, false);
+    let mut others = vec![];
+    for word in 0..4 {
+        let (mut local, mut remote) = (key, key);
+        local.local.words[word] ^= 1;
+        remote.remote.words[word] ^= 1;
+        others.extend([local, remote]);
+    }
+    let (local, remote) = (key.local, key.remote);
+    others.extend([
+        FlowKey {
+            local: remote,
+            remote: local,
+            ..key
+        },
+        FlowKey {
+            endpoint: key.endpoint + 1,
+            ..key
+        },
+        FlowKey {
+            local_port: key.local_port + 1,
+            ..key
+        },
+        FlowKey {
+            remote_port: key.remote_port + 1,
+            ..key
+        },
+        FlowKey {
+            protocol: protocol::UDP,
+            ..key
+        },
+    ]);
+    for other in &others {
+        assert_ne!(other.check(), key.check(), "{other:?}");
+    }
+    // Ports in a row, as one pod's connections have them.
+    let checks: std::collections::BTreeSet<_> = (0..1000)
+        .map(|port: u16| {
+            FlowKey {
+                local_port: port.to_be(),
+                ..key
+            }
+            .check()
+        })
+        .collect();
+    assert!(checks.len() > 980, "{} of a thousand", checks.len());
 }

@@ -1,11 +1,12 @@
 //! The tables of connections.
 
-use core::ptr;
+use core::{mem, ptr};
 
 use aya_ebpf::bindings::BPF_ANY;
 use dataplane_ebpf::{
     abi::{
-        EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FlowState, FragmentKey, FragmentPass,
+        Direction, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentJudged, FragmentKey,
+        FragmentPass, Standing,
     },
     flow::{self, Role},
     parse::tcp,
@@ -26,10 +27,133 @@ pub struct Found {
     pub answered: bool,
 }
 
-/// Looks a connection up, where a packet of that role most likely finds it. One
-/// lookup finds an established one. Those that nobody has answered need not be
-/// looked for by a packet that opens one: it is judged in either case, and takes
-/// the place of what is there.
+/// The entry may be another connection's by now: the kernel gives entries of a
+/// full table away while programs look at them. So what verdicts depend on is
+/// read and written as one word that says whose it is. Who overwrites the word
+/// of another connection makes that one unknown, and its next packet is judged.
+impl Found {
+    /// What verdicts depend on, and when the last packet was seen.
+    #[inline(always)]
+    fn read(&self) -> (Standing, u64) {
+        // SAFETY: from a map lookup, aligned, or null.
+        match unsafe { self.flow.as_ref() } {
+            Some(flow) => {
+                let last_seen_ns = flow.last_seen_ns;
+                (load(&raw const flow.standing), last_seen_ns)
+            }
+            None => (Standing::open(0, Direction::Ingress, 0), 0),
+        }
+    }
+
+    /// What is known of a connection, and whether anything is.
+    #[inline(always)]
+    pub fn standing(
+        &self,
+        key: &FlowKey,
+        config: &EndpointConfig,
+        now_ns: u64,
+    ) -> (Standing, bool) {
+        let (standing, last_seen_ns) = self.read();
+        let first = config.first_epoch;
+        let known = !self.flow.is_null()
+            && standing.check == key.check()
+            && standing.is_live(standing.state, key.protocol, first, last_seen_ns, now_ns);
+        (standing, known)
+    }
+
+    /// Counts a packet of a connection that stands so, and takes the state on;
+    /// gives the entry as it is then.
+    ///
+    /// Packets of the other direction may be handled by another processor at the
+    /// same time: what is lost then is a count, or the step of a state that the
+    /// next packet takes again.
+    #[inline(always)]
+    pub fn follow(
+        &self,
+        key: &FlowKey,
+        subject: &Subject<'_>,
+        mut standing: Standing,
+        now_ns: u64,
+    ) -> Flow {
+        let from_initiator = standing.initiator() == subject.direction;
+        (standing.state, standing.flags) = standing.after(
+            standing.state,
+            key.protocol,
+            subject.headers.tcp_flags,
+            from_initiator,
+        );
+        self.note(subject, standing, now_ns)
+    }
+
+    /// Puts another connection in its place.
+    #[inline(always)]
+    pub fn replace(&self, other: &Flow) {
+        // SAFETY: from a map lookup, or null.
+        if let Some(flow) = unsafe { self.flow.as_mut() } {
+            flow.packets = other.packets;
+            flow.bytes = other.bytes;
+            flow.last_seen_ns = other.last_seen_ns;
+            store(&raw mut flow.standing, other.standing);
+        }
+    }
+
+    /// Writes what verdicts depend on.
+    #[inline(always)]
+    pub fn write(&self, standing: Standing) {
+        // SAFETY: from a map lookup, or null.
+        if let Some(flow) = unsafe { self.flow.as_mut() } {
+            store(&raw mut flow.standing, standing);
+        }
+    }
+
+    /// Counts a packet and writes what verdicts depend on; gives the entry as
+    /// it is then.
+    #[inline(always)]
+    fn note(&self, subject: &Subject<'_>, standing: Standing, now_ns: u64) -> Flow {
+        let mut noted = Flow {
+            packets: subject.packets,
+            bytes: subject.bytes,
+            last_seen_ns: now_ns,
+            standing,
+        };
+        // SAFETY: from a map lookup, or null.
+        if let Some(flow) = unsafe { self.flow.as_ref() } {
+            noted.packets += flow.packets;
+            noted.bytes += flow.bytes;
+        }
+        self.replace(&noted);
+        noted
+    }
+}
+
+/// Reads a word's worth at once.
+#[inline(always)]
+fn load<T: OneWord>(from: *const T) -> T {
+    // SAFETY: `OneWord`; `from` is in a map's value.
+    unsafe { mem::transmute_copy(&ptr::read_volatile(from.cast::<u64>())) }
+}
+
+/// Writes a word's worth at once.
+#[inline(always)]
+fn store<T: OneWord>(to: *mut T, value: T) {
+    // SAFETY: `OneWord`; `to` is in a map's value.
+    unsafe { ptr::write_volatile(to.cast::<u64>(), mem::transmute_copy(&value)) }
+}
+
+/// # Safety
+/// Has size and alignment of a `u64`, no padding, and no value that programs
+/// do not write.
+unsafe trait OneWord: Copy {}
+
+// SAFETY: eight bytes, aligned to eight, all of them fields.
+unsafe impl OneWord for Standing {}
+// SAFETY: the same.
+unsafe impl OneWord for FragmentJudged {}
+
+/// Looks a connection up, first where a packet of that role most likely finds
+/// it. One lookup finds an established one. Those that nobody has answered need
+/// not be looked for by a packet that opens one: it is judged in either case, and
+/// takes the place of what is there.
 #[inline(always)]
 pub fn find(key: &FlowKey, role: Role) -> Found {
     let look = |answered| Found {
@@ -58,40 +182,20 @@ pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> boo
         return false;
     }
     let key = flow::key(headers, subject.direction, subject.port, 0, false);
-    let Some(flow) = FLOWS.get_ptr_mut(&key) else {
-        return false;
+    let found = Found {
+        flow: FLOWS.get_ptr_mut(&key).unwrap_or(ptr::null_mut()),
+        answered: true,
     };
-    // SAFETY: from a map lookup. Packets of the other direction may be handled
-    // by another processor at the same time: what is lost then is a count, or
-    // the step of a state that the next packet takes again.
-    let flow = unsafe { &mut *flow };
-    let now = now_ns();
-    if flow.policy_epoch != config.policy_epoch
-        || flow.flags & Flow::REFUSED != 0
-        || !flow.is_live(flow.state, key.protocol, config.first_epoch, now)
-    {
+    if found.flow.is_null() {
         return false;
     }
-    step(flow, subject, key.protocol, now);
-    true
-}
-
-/// Counts a packet in its connection and brings the state up to date.
-#[inline(always)]
-pub fn step(flow: &mut Flow, subject: &Subject<'_>, protocol: u8, now_ns: u64) -> FlowState {
-    let from_initiator = flow.initiator == subject.direction;
-    let (state, flags) = flow.after(
-        flow.state,
-        protocol,
-        subject.headers.tcp_flags,
-        from_initiator,
-    );
-    flow.packets += subject.packets;
-    flow.bytes += subject.bytes;
-    flow.last_seen_ns = now_ns;
-    flow.state = state.code();
-    flow.flags = flags;
-    state
+    let now = now_ns();
+    let (standing, known) = found.standing(&key, config, now);
+    let allowed = known && standing.policy_epoch == config.policy_epoch && !standing.is_refused();
+    if allowed {
+        found.follow(&key, subject, standing, now);
+    }
+    allowed
 }
 
 /// Enters a new connection, if its endpoint may open one more.
@@ -136,11 +240,13 @@ const REASSEMBLY_NS: u64 = 60_000_000_000;
 
 /// Remembers that a packet's first piece passed.
 #[inline(always)]
-pub fn admit_pieces(key: &FragmentKey, config: &EndpointConfig, now_ns: u64) {
+pub fn admit_pieces(key: &FragmentKey, policy_epoch: u32, now_ns: u64) {
     let pass = FragmentPass {
         time_ns: now_ns,
-        policy_epoch: config.policy_epoch,
-        pad: 0,
+        judged: FragmentJudged {
+            policy_epoch,
+            check: key.check(),
+        },
     };
     if FRAGMENTS.insert(key, pass, BPF_ANY.into()).is_err() {
         count::fault(Fault::FlowsFull);
@@ -149,10 +255,13 @@ pub fn admit_pieces(key: &FragmentKey, config: &EndpointConfig, now_ns: u64) {
 
 /// Whether the first piece passed, under the policy that is in force.
 #[inline(always)]
-pub fn first_piece_passed(key: &FragmentKey, config: &EndpointConfig, now_ns: u64) -> bool {
-    // SAFETY: copied at once; an entry is only ever replaced whole.
-    unsafe { FRAGMENTS.get(key) }.copied().is_some_and(|pass| {
-        pass.policy_epoch == config.policy_epoch
-            && now_ns.saturating_sub(pass.time_ns) <= REASSEMBLY_NS
-    })
+pub fn first_piece_passed(key: &FragmentKey, policy_epoch: u32, now_ns: u64) -> bool {
+    // SAFETY: read at once.
+    let Some(pass) = (unsafe { FRAGMENTS.get(key) }) else {
+        return false;
+    };
+    let age = now_ns.saturating_sub(pass.time_ns);
+    // As a connection's, the entry may be another packet's by now.
+    let judged = load(&raw const pass.judged);
+    judged.policy_epoch == policy_epoch && judged.check == key.check() && age <= REASSEMBLY_NS
 }

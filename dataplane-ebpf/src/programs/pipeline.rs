@@ -82,6 +82,7 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
 fn usual_way(context: &TcContext, direction: Direction) -> Option<i32> {
     let config = ENDPOINT_CONFIGS.get(endpoint(context))?;
     let packet = InPlace::skb(context);
+    // Parsed in each case by itself: here nothing of the headers is kept.
     if !config.is_enforced() {
         let headers = usual(&packet)?;
         let subject = subject(context, direction, &headers);

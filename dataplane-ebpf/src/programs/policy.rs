@@ -1,12 +1,15 @@
 //! Policy: the second stage, for the packets of endpoints that have one.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::TC_ACT_SHOT, btf_maps::lpm_trie::Key, macros::classifier, programs::TcContext,
 };
 use dataplane_ebpf::{
     abi::{
         Address, Counter, Direction, DropKey, DropReason, EndpointConfig, EventKind, Fault, Flow,
-        FlowCounter, FlowKey, FlowState, FragmentKey, MAX_RULES, PolicyKey, identity, policy_index,
+        FlowCounter, FlowKey, FlowState, FragmentKey, MAX_RULES, PolicyKey, Standing, identity,
+        policy_index,
     },
     flow::{self, Class, Role},
     parse::{Fragment, Packet as _, ether_type, join, protocol},
@@ -47,11 +50,17 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
     let Some(config) = ENDPOINT_CONFIGS.get(subject.port) else {
         return refuse(context, &subject, DropReason::PolicyMissing, &parsed.roce);
     };
+    // Read once, and before the policy is: what is judged by the old policy must
+    // not be remembered as judged by the new one. The agent raises the epoch
+    // after the policy is in place.
+    // SAFETY: from a map lookup.
+    let epoch = unsafe { ptr::read_volatile(&raw const config.policy_epoch) };
     let case = Case {
         context,
         subject: &subject,
         parsed,
         config,
+        epoch,
         now_ns: now_ns(),
     };
     let refused = case.judge_packet();
@@ -72,6 +81,8 @@ struct Case<'a> {
     subject: &'a Subject<'a>,
     parsed: &'a Parsed,
     config: &'a EndpointConfig,
+    /// Of the policy that judges it.
+    epoch: u32,
     now_ns: u64,
 }
 
@@ -95,7 +106,7 @@ impl Case<'_> {
             Class::NonIp => Some(DropReason::NonIp),
             Class::LaterPiece if !self.is_enforced() => None,
             Class::LaterPiece => {
-                let passed = table::first_piece_passed(&self.pieces(), self.config, self.now_ns);
+                let passed = table::first_piece_passed(&self.pieces(), self.epoch, self.now_ns);
                 if passed {
                     None
                 } else {
@@ -118,7 +129,7 @@ impl Case<'_> {
     #[inline(always)]
     fn pass(&self) -> i32 {
         if matches!(self.subject.headers.fragment, Fragment::First) && self.is_enforced() {
-            table::admit_pieces(&self.pieces(), self.config, self.now_ns);
+            table::admit_pieces(&self.pieces(), self.epoch, self.now_ns);
         }
         pass(self.subject, &self.parsed.roce)
     }
@@ -171,14 +182,9 @@ impl Case<'_> {
             pull_and_restart(self.context, direction);
             return false;
         };
-        // SAFETY: from a map lookup.
-        let Some(flow) = (unsafe { table::find(&key, Role::Any).flow.as_ref() }) else {
-            return false;
-        };
-        let first = self.config.first_epoch;
-        flow.is_live(flow.state, key.protocol, first, self.now_ns)
-            && flow.policy_epoch == self.config.policy_epoch
-            && flow.flags & Flow::REFUSED == 0
+        let found = table::find(&key, Role::Any);
+        let (standing, known) = found.standing(&key, self.config, self.now_ns);
+        known && standing.policy_epoch == self.epoch && !standing.is_refused()
     }
 
     #[inline(always)]
@@ -188,24 +194,18 @@ impl Case<'_> {
         let opens = matches!(role, Role::Opens);
         let found = table::find(&key, role);
         join();
-        let mut known = false;
-        let mut initiator = direction;
-        let mut epoch = 0;
-        // SAFETY: from a map lookup.
-        if let Some(flow) = unsafe { found.flow.as_ref() } {
-            let first = self.config.first_epoch;
-            // A SYN of the answering side opens another connection.
-            known = flow.is_live(flow.state, key.protocol, first, self.now_ns)
-                && !(opens && flow.initiator != direction);
-            if known {
-                initiator = flow.initiator;
-                epoch = flow.policy_epoch;
-            }
-        }
-        if known && epoch == self.config.policy_epoch {
-            return self.follow(&key, &found, initiator);
+        let (mut standing, mut known) = found.standing(&key, self.config, self.now_ns);
+        // A SYN of the answering side opens another connection.
+        known &= !opens || standing.initiator() == direction;
+        if known && standing.policy_epoch == self.epoch {
+            return self.follow(&key, &found, standing);
         }
         join();
+        let initiator = if known {
+            standing.initiator()
+        } else {
+            direction
+        };
         let refused = self
             .judge(&Question {
                 direction: initiator,
@@ -216,43 +216,37 @@ impl Case<'_> {
             .err();
         join();
         if known {
-            self.renew(&found, refused.is_some());
-            return self.follow(&key, &found, initiator);
+            standing.policy_epoch = self.epoch;
+            standing.flags &= !Standing::REFUSED;
+            table::tell(FlowCounter::Rejudged);
+            if refused.is_some() {
+                table::tell(FlowCounter::Refused);
+                standing.flags |= Standing::REFUSED;
+            }
+            found.write(standing);
+            return self.follow(&key, &found, standing);
         }
         // Audit mode remembers what it would drop, so that answers to it do
         // not look like connections of the other side.
         let remembered = refused.is_none() || self.is_audit();
         if remembered && !matches!(role, Role::Answers) {
-            let mut flow = Flow::open(direction, self.config.policy_epoch, self.now_ns);
+            let mut standing = Standing::open(key.check(), direction, self.epoch);
             if refused.is_some() {
-                flow.flags = Flow::REFUSED;
+                standing.flags |= Standing::REFUSED;
             }
-            flow.packets = self.subject.packets;
-            flow.bytes = self.subject.bytes;
-            // SAFETY: from a map lookup.
-            match unsafe { found.flow.as_mut() } {
-                Some(known) => *known = flow,
-                None => table::enter(&key, &flow, self.config, self.now_ns),
+            let flow = Flow {
+                packets: self.subject.packets,
+                bytes: self.subject.bytes,
+                last_seen_ns: self.now_ns,
+                standing,
+            };
+            if found.flow.is_null() {
+                table::enter(&key, &flow, self.config, self.now_ns);
+            } else {
+                found.replace(&flow);
             }
         }
         refused
-    }
-
-    /// Writes what the policy in force says of a connection.
-    #[inline(always)]
-    fn renew(&self, found: &table::Found, refused: bool) {
-        // SAFETY: from a map lookup.
-        let Some(flow) = (unsafe { found.flow.as_mut() }) else {
-            return;
-        };
-        table::tell(FlowCounter::Rejudged);
-        if refused {
-            table::tell(FlowCounter::Refused);
-            flow.flags |= Flow::REFUSED;
-        } else {
-            flow.flags &= !Flow::REFUSED;
-        }
-        flow.policy_epoch = self.config.policy_epoch;
     }
 
     /// A packet of a connection that is known and judged.
@@ -261,23 +255,17 @@ impl Case<'_> {
         &self,
         key: &FlowKey,
         found: &table::Found,
-        initiator: Direction,
+        standing: Standing,
     ) -> Option<DropReason> {
-        // SAFETY: from a map lookup. Packets of the other direction may be
-        // handled by another processor at the same time: what is lost then is
-        // a count, or the step of a state that the next packet takes again.
-        let Some(flow) = (unsafe { found.flow.as_mut() }) else {
-            return Some(DropReason::PolicyMissing);
-        };
-        let from_initiator = initiator == self.subject.direction;
-        if flow.flags & Flow::REFUSED != 0 {
+        let from_initiator = standing.initiator() == self.subject.direction;
+        if standing.is_refused() {
             // But for audit mode there would be no answer to speak of.
             let told = from_initiator || !self.is_audit();
             return told.then_some(DropReason::PolicyDenied);
         }
-        let state = table::step(flow, self.subject, key.protocol, self.now_ns);
-        if !found.answered && matches!(state, FlowState::Established) {
-            let flow = *flow;
+        let flow = found.follow(key, self.subject, standing, self.now_ns);
+        let established = matches!(flow.standing.state, FlowState::Established);
+        if !found.answered && established {
             table::promote(key, &flow);
         }
         None

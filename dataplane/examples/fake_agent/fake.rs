@@ -74,6 +74,7 @@ pub fn event(psn: u32) -> Event {
         endpoint: 0,
         interface: Some("net1".into()),
         pod: None,
+        peer: None,
         direction: "ingress".into(),
         kind: "roce".into(),
         reason: "rnr_nak".into(),

@@ -9,11 +9,6 @@ use crate::{
     link::{Interface, InterfaceKind, IpvlanMode, Netlink, Netns, NetnsId, NetnsRef},
 };
 
-/// New flows a second that one endpoint may have remembered: a fourth of the
-/// table of unanswered flows, so that those of its neighbours live for seconds
-/// whatever it does.
-const FLOW_RATE: u32 = 2048;
-
 /// An interface that is to be attached.
 pub(super) struct Target<'a> {
     pub(super) netns: &'a Netns,
@@ -190,7 +185,7 @@ impl Agent {
         self.kernel.maps().change_endpoint(id, |config| {
             config.flags |= EndpointConfig::IN_USE;
             config.event_rate = self.options.event_rate;
-            config.flow_rate = FLOW_RATE;
+            config.flow_rate = self.options.flow_rate;
         })?;
         Ok(())
     }

@@ -30,8 +30,8 @@ pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
 use hardware::RdmaView;
-use policy::Policing;
 pub use policy::PolicyOptions;
+use policy::{ACCEPTED, PodNames, Policing};
 use reach::Reach;
 use tokio::sync::broadcast;
 use turns::Turns;
@@ -55,6 +55,8 @@ pub struct Options {
     pub max_endpoints: u32,
     /// Connections of isolated endpoints that are remembered.
     pub max_flows: u32,
+    /// New connections a second of one isolated endpoint that are remembered.
+    pub flow_rate: u32,
     /// Events a second that one endpoint may cause.
     pub event_rate: u32,
     /// TC mechanism.
@@ -74,6 +76,7 @@ impl From<&Config> for Options {
             bpffs: config.bpffs.clone(),
             max_endpoints: config.max_endpoints,
             max_flows: config.max_flows,
+            flow_rate: config.flow_rate,
             event_rate: config.event_rate,
             tc: config.tc,
             xdp: config.xdp,
@@ -106,8 +109,11 @@ pub struct Agent {
     state: RwLock<State>,
     /// Never taken while `state` is held.
     policing: Mutex<Policing>,
+    /// Held for moments only, unlike `policing`.
+    pod_names: RwLock<PodNames>,
     rdma: RdmaView,
-    /// Filters put back after somebody had removed them.
+    /// Filters put back after somebody had removed them, and interfaces that
+    /// somebody had taken out of the programs' sight.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
     hand_overs: HandOvers,
@@ -174,6 +180,7 @@ impl Agent {
         let features = Features::detect()?;
         let store = Store::open(&options.state_dir)?;
         check_room(&store, options.max_endpoints)?;
+        check_source(&options)?;
         let sizes = Sizes {
             max_endpoints: options.max_endpoints,
             flows: options.max_flows,
@@ -203,6 +210,7 @@ impl Agent {
             changes: Mutex::new(changes),
             state: RwLock::default(),
             policing: Mutex::new(policing),
+            pod_names: RwLock::default(),
             rdma: RdmaView::default(),
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
@@ -268,6 +276,19 @@ fn check_room(store: &Store, max_endpoints: u32) -> Result<()> {
              which is attached; set it to {id} at least, or detach that endpoint first"
         ))),
     }
+}
+
+/// Policies in force do not vanish because a setting did.
+fn check_source(options: &Options) -> Result<()> {
+    let accepted = options.state_dir.join(ACCEPTED);
+    if options.policy.folder.is_some() || !accepted.exists() {
+        return Ok(());
+    }
+    Err(Error::Conflict(format!(
+        "policies from a folder are in force on this node, and no policy_dir is set: set it again, \
+         or, to open every endpoint, remove {}",
+        accepted.display()
+    )))
 }
 
 impl Attached {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::atomic::Ordering,
+    sync::{PoisonError, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,9 +15,11 @@ use dataplane_ebpf::{
     roce::{Kind, Transport},
 };
 
-use super::{Agent, Result};
+use super::{Agent, Result, State};
 use crate::{
-    api::types::{DropCount, EndpointStats, Event, FlowStats, RoceCount, Stats, UplinkStats},
+    api::types::{
+        DropCount, EndpointStats, Event, FlowStats, PodName, RoceCount, Stats, UplinkStats,
+    },
     kernel::{Drops, EventReader, Roce, monotonic_ns},
 };
 
@@ -111,6 +113,12 @@ impl Agent {
     fn describe_event(&self, event: &RawEvent) -> Event {
         let state = self.state();
         let endpoint = state.endpoints.get(&event.port);
+        let direction = name_of(event.direction, Direction::name);
+        let peer = match Direction::try_from(event.direction) {
+            Ok(Direction::Ingress) => address(event.source),
+            Ok(Direction::Egress) => address(event.destination),
+            Err(_) => None,
+        };
         let ago_ns = monotonic_ns().saturating_sub(event.time_ns);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -127,7 +135,8 @@ impl Agent {
             endpoint: event.port,
             interface: endpoint.map(|endpoint| endpoint.interface.name.clone()),
             pod: endpoint.and_then(|endpoint| endpoint.record.pod.clone()),
-            direction: name_of(event.direction, Direction::name),
+            peer: peer.and_then(|peer| self.pod_at(&state, peer)),
+            direction,
             kind: kind.to_owned(),
             reason,
             ether_type: event.ether_type,
@@ -140,6 +149,24 @@ impl Agent {
             destination_qp: event.destination_qp,
             psn: event.psn,
         }
+    }
+
+    /// The pod at an address: one of this node, or one that the source of
+    /// policies knows.
+    fn pod_at(&self, state: &State, address: IpAddr) -> Option<PodName> {
+        let names = self
+            .pod_names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = names.get(address).cloned();
+        known.or_else(|| {
+            let mut attached = state.endpoints.values();
+            let here = attached.find(|endpoint| {
+                let mut addresses = endpoint.interface.addresses.iter();
+                addresses.any(|cidr| cidr.addr() == address)
+            });
+            here.and_then(|endpoint| endpoint.record.pod.clone())
+        })
     }
 }
 

@@ -12,7 +12,10 @@ use tokio::time::Instant;
 use super::{Agent, attach::open_same};
 use crate::{
     api::types::{Health, TcMechanism},
-    link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
+    link::{
+        Interface, InterfaceKind, IpvlanMode, LinkChange, LinkError, LinkEvent, Monitor, Netlink,
+        Netns,
+    },
 };
 
 /// How often everything is looked at, events or not.
@@ -21,10 +24,16 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// the work off for longer by causing more.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// When attachments that could not be undone are tried again: so long after the
+/// first attempt, and twice as long after each further one.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// What has to be looked at again.
 #[derive(Default)]
 struct Agenda {
     everything: bool,
+    /// Attachments that should be gone.
+    attachments: bool,
     /// Namespaces by id; `None` is the agent's own.
     namespaces: BTreeSet<Option<i32>>,
     /// Interfaces, by namespace and index, that a TC filter was taken from.
@@ -45,6 +54,23 @@ impl Agenda {
     }
 }
 
+/// Attachments that should be gone and are not, such as that of a VF which is
+/// on its way back from a namespace that has ended.
+#[derive(Default)]
+struct Leftovers {
+    /// How long after the last attempt the next is due; `None` when there are none.
+    patience: Option<Duration>,
+    due: Option<Instant>,
+}
+
+impl Leftovers {
+    fn note(&mut self, done: bool) {
+        let next = self.patience.map_or(RETRY, |last| (last * 2).min(PERIOD));
+        self.patience = (!done).then_some(next);
+        self.due = self.patience.map(|patience| Instant::now() + patience);
+    }
+}
+
 impl Agent {
     /// Follows link events and looks at everything once a minute, for as long
     /// as the process lives.
@@ -58,26 +84,40 @@ impl Agent {
             everything: true,
             ..Agenda::default()
         };
+        let mut period = Instant::now() + PERIOD;
+        let mut leftovers = Leftovers::default();
         loop {
             let agent = Arc::clone(&self);
-            let work = std::mem::take(&mut agenda);
+            let mut work = std::mem::take(&mut agenda);
+            // What comes to the node may be what an attachment waits for.
+            work.attachments |= leftovers.due.is_some() && work.namespaces.contains(&None);
             let done = tokio::task::spawn_blocking(move || agent.review(&work)).await;
-            if let Err(error) = done {
-                tracing::error!("reviewing the interfaces: {error}");
+            match done {
+                Ok(Some(undone)) => leftovers.note(undone),
+                Ok(None) => {}
+                Err(error) => tracing::error!("reviewing the interfaces: {error}"),
             }
-            match tokio::time::timeout(PERIOD, monitor.next()).await {
-                Err(_elapsed) => agenda.everything = true,
+            let retry = leftovers.due.filter(|due| *due < period);
+            match tokio::time::timeout_at(retry.unwrap_or(period), monitor.next()).await {
+                Err(_elapsed) if retry.is_some() => agenda.attachments = true,
+                Err(_elapsed) => {}
                 Ok(event) => agenda.note(&event?),
             }
             let settled = Instant::now() + SETTLE;
             while let Ok(event) = tokio::time::timeout_at(settled, monitor.next()).await {
                 agenda.note(&event?);
             }
+            // Events, however many, do not put it off.
+            if Instant::now() >= period {
+                agenda.everything = true;
+                period = Instant::now() + PERIOD;
+            }
         }
     }
 
-    /// Looks at the endpoints and uplinks that the agenda names.
-    fn review(&self, agenda: &Agenda) {
+    /// Looks at the endpoints and uplinks that the agenda names; whether all
+    /// attachments that should be gone are, if it has looked at them.
+    fn review(&self, agenda: &Agenda) -> Option<bool> {
         let endpoints: Vec<_> = {
             let state = self.state();
             let endpoints = state.endpoints.values();
@@ -90,8 +130,8 @@ impl Agent {
             self.review_endpoint(id);
         }
         self.restore_filters(agenda);
+        let undone = (agenda.everything || agenda.attachments).then(|| self.review_attachments());
         if agenda.everything {
-            self.review_attachments();
             self.review_unknown();
         }
         if agenda.everything || agenda.namespaces.contains(&None) {
@@ -100,6 +140,7 @@ impl Agent {
         }
         self.sync_reach(&mut self.changes());
         self.sync_policy();
+        undone
     }
 
     fn review_endpoint(&self, id: u32) {
@@ -127,7 +168,8 @@ impl Agent {
             }
             return;
         }
-        if let Some((netns, Ok(interface))) = found {
+        if let Some((netns, Ok(mut interface))) = found {
+            self.keep_hooks(id, &netns, &mut interface);
             let uplink = self.uplink_of(&interface, &netns);
             if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
                 endpoint.interface = interface;
@@ -140,6 +182,45 @@ impl Agent {
                 self.schedule_hand_over(id);
             }
         }
+    }
+
+    /// Takes an ipvlan interface out of mode l3s, in which arriving packets
+    /// pass no hook of it. A pod with `CAP_NET_ADMIN` can have put it there,
+    /// and all others on the same parent with it.
+    fn keep_hooks(&self, id: u32, netns: &Netns, interface: &mut Interface) {
+        let InterfaceKind::Ipvlan {
+            mode: IpvlanMode::L3s,
+        } = interface.kind
+        else {
+            return;
+        };
+        let known = self
+            .state()
+            .endpoints
+            .get(&id)
+            .map(|one| one.interface.kind.clone());
+        let mode = match known {
+            Some(InterfaceKind::Ipvlan { mode }) if mode != IpvlanMode::L3s => mode,
+            _ => IpvlanMode::L2,
+        };
+        let name = &interface.name;
+        let ifindex = interface.ifindex;
+        let set_back = Netlink::open(netns).and_then(|mut netlink| {
+            let set = netlink.set_ipvlan_mode(ifindex, mode);
+            set.or_else(|error| {
+                tracing::error!("endpoint {id}: {error}; setting {name} down");
+                netlink.set_up(ifindex, false)
+            })
+        });
+        self.repairs.fetch_add(1, Ordering::Relaxed);
+        match set_back {
+            Ok(()) => tracing::warn!(
+                "endpoint {id}: {name} had been put into ipvlan mode l3s, which no program sees; \
+                 taken out of it"
+            ),
+            Err(error) => tracing::error!("endpoint {id}: {name} is in ipvlan mode l3s: {error}"),
+        }
+        interface.kind = InterfaceKind::Ipvlan { mode };
     }
 
     /// Puts back the filters that somebody may have taken away: on clsact

@@ -357,6 +357,9 @@ pub struct Event {
     /// The pod, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
+    /// The pod at the other side's address, where exactly one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PodName>,
     /// `ingress` or `egress`, seen from the pod.
     pub direction: String,
     /// `drop` or `roce`.

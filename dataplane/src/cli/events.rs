@@ -1,6 +1,8 @@
 //! `sluice events`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use dataplane_ebpf::abi::Direction;
 
 use super::{Format, Output, print};
 use crate::api::{
@@ -82,9 +84,17 @@ fn describe(event: &Event) -> String {
         event.direction, event.kind, event.reason
     );
     if let (Some(source), Some(destination)) = (event.source, event.destination) {
+        let peer = event.peer.as_ref();
+        let peer = peer.map_or(String::new(), |peer| format!(" ({peer})"));
+        let (at_source, at_destination) = match event.direction == Direction::Ingress.name() {
+            true => (peer.as_str(), ""),
+            false => ("", peer.as_str()),
+        };
         text.push_str(&format!(
-            " {source}:{} -> {destination}:{} protocol {}",
-            event.source_port, event.destination_port, event.protocol
+            " {}{at_source} -> {}{at_destination} protocol {}",
+            SocketAddr::new(source, event.source_port),
+            SocketAddr::new(destination, event.destination_port),
+            event.protocol
         ));
     } else {
         text.push_str(&format!(" ethertype {:#06x}", event.ether_type));

@@ -11,11 +11,12 @@ use aya::{
     maps::{MapData, MapInfo, MapType},
     util::nr_cpus,
 };
-use nix::libc::ENOENT;
+use nix::libc::{EEXIST, ENOENT};
 
 use super::{
+    batch::is_unknown,
     error::{KernelError, refused},
-    sys,
+    sys::{self, Batch},
 };
 
 /// An open map.
@@ -89,16 +90,41 @@ impl ByteMap {
         array && value.iter().all(|byte| *byte == 0)
     }
 
-    /// Writes a value that another map of the same kind held. The slot of an
-    /// array of maps is told by its map's number and set by its descriptor.
-    pub(super) fn set(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
-        match (self.kind, value) {
-            (MapType::ArrayOfMaps, &[a, b, c, d]) => {
-                let inner = sys::map(u32::from_ne_bytes([a, b, c, d]))?;
-                let descriptor = inner.as_raw_fd().to_ne_bytes();
-                sys::update(self.fd(), key, &descriptor, flags)
+    /// Writes what another map of the same kind held; `flags` are those of
+    /// single updates.
+    pub(super) fn set_all(&self, entries: &Entries, flags: u64) -> io::Result<()> {
+        if self.kind == MapType::ArrayOfMaps {
+            return self.fill_slots(entries);
+        }
+        for (key, value) in entries {
+            match sys::update(self.fd(), key, value, flags) {
+                Err(error) if error.raw_os_error() == Some(EEXIST) => {}
+                result => result?,
             }
-            _ => sys::update(self.fd(), key, value, flags),
+        }
+        Ok(())
+    }
+
+    /// The slot of an array of maps is told by its map's number and set by its
+    /// descriptor. The kernel waits for packets under way after each call, so
+    /// all slots are set by one.
+    fn fill_slots(&self, entries: &Entries) -> io::Result<()> {
+        let mut inner = Vec::with_capacity(entries.len());
+        for id in entries.values() {
+            let id = <[u8; 4]>::try_from(id.as_slice()).map_err(io::Error::other)?;
+            inner.push(sys::map(u32::from_ne_bytes(id))?);
+        }
+        let keys: Vec<u8> = entries.keys().flatten().copied().collect();
+        let fds = inner.iter().map(|map| map.as_raw_fd().to_ne_bytes());
+        let values: Vec<u8> = fds.flatten().collect();
+        let map = self.fd();
+        match Batch::update(&map, &keys, &values, inner.len() as u32).run() {
+            (_, Err(error)) if is_unknown(&error) => {
+                entries.keys().zip(&inner).try_for_each(|(key, inner)| {
+                    sys::update(map, key, &inner.as_raw_fd().to_ne_bytes(), 0)
+                })
+            }
+            (_, result) => result,
         }
     }
 

@@ -129,12 +129,8 @@ impl Migration {
                 Some(libc::E2BIG | libc::ENOSPC) => KernelError::Full { map: spec.name },
                 _ => refused(format!("copying map {}", spec.name), &error),
             };
-            for (key, value) in old.entries().map_err(fail)? {
-                match new.set(&key, &value, flags) {
-                    Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-                    result => result.map_err(fail)?,
-                }
-            }
+            let entries = old.entries().map_err(fail)?;
+            new.set_all(&entries, flags).map_err(fail)?;
         }
         Ok(())
     }

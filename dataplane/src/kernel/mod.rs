@@ -2,6 +2,7 @@
 //! maps. Nothing else imports aya.
 
 mod attach;
+mod batch;
 mod bytes;
 mod error;
 mod events;

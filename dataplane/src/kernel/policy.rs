@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    thread,
 };
 
 use aya::{
@@ -14,13 +14,14 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
 };
 use dataplane_ebpf::abi::{
-    Address, Counter, Direction, DropKey, MAX_RULES, PolicyData, PolicyKey, PolicyRule,
+    Address, Counter, Direction, DropKey, MAX_RULES, PolicyData, PolicyKey, PolicyRule, PrefixKey,
     policy_index,
 };
 use ipnet::IpNet;
-use nix::libc::{ENOENT, EOPNOTSUPP};
+use nix::libc::ENOENT;
 
 use super::{
+    batch::Batched,
     error::{KernelError, errno, refused},
     maps::{Drops, absent_ok, done, view},
     object::missing,
@@ -31,8 +32,9 @@ use super::{
 type Trie<'a> = LpmTrie<&'a mut MapData, Raw<PolicyData>, Raw<PolicyRule>>;
 type Slots<'a> = ArrayOfMaps<&'a mut MapData>;
 
-/// `ENOTSUPP`, which no header of user space has (kernel `linux/errno.h`).
-const ENOTSUPP: i32 = 524;
+/// Slots that are emptied side by side: the kernel waits for packets under way
+/// after each, and those who wait at the same time wait for the same ones.
+const EMPTIED_AT_ONCE: usize = 32;
 /// The name of a policy's own map.
 const POLICY_NAME: &str = "policy_rules";
 
@@ -44,6 +46,28 @@ pub enum IdentityPrefix {
     Address(IpAddr),
     /// A prefix.
     Cidr(IpNet),
+}
+
+impl IdentityPrefix {
+    fn address(&self) -> Option<Address> {
+        match self {
+            Self::Address(address) => Some(Address::from(*address)),
+            Self::Cidr(_) => None,
+        }
+    }
+
+    fn cidr(&self) -> Option<PrefixKey> {
+        match self {
+            Self::Address(_) => None,
+            Self::Cidr(cidr) => {
+                let key = prefix::key(*cidr);
+                Some(PrefixKey {
+                    prefix_len: key.prefix_len(),
+                    address: key.data().0,
+                })
+            }
+        }
+    }
 }
 
 /// A policy in the kernel. Endpoints that go by the same policy share one; the
@@ -82,6 +106,16 @@ impl PolicyMap {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn batched<T>(
+        &self,
+        work: impl FnOnce(Batched<'_>) -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let Map::LpmTrie(map) = &*self.lock() else {
+            return Err(missing("inner map of policy"));
+        };
+        work(Batched::new(POLICY_NAME, map.fd()))
+    }
+
     fn with<T>(
         &self,
         work: impl FnOnce(Trie<'_>) -> Result<T, KernelError>,
@@ -106,7 +140,9 @@ pub struct PolicyMaps {
 
 struct Views {
     identity: HashMap<MapData, Raw<Address>, u32>,
+    identity_fd: OwnedFd,
     identity_cidr: LpmTrie<MapData, Raw<Address>, u32>,
+    identity_cidr_fd: OwnedFd,
     policy: Map,
     rule_hits: Array<MapData, u64>,
     would_drop: HashMap<MapData, Raw<DropKey>, Raw<Counter>>,
@@ -137,6 +173,8 @@ impl Template {
 impl PolicyMaps {
     pub(super) fn take(object: &mut Ebpf, bytes: &[u8], btf_id: u32) -> Result<Self, KernelError> {
         let views = Views {
+            identity_fd: descriptor(object, "identity")?,
+            identity_cidr_fd: descriptor(object, "identity_cidr")?,
             identity: view(object, "identity")?,
             identity_cidr: view(object, "identity_cidr")?,
             policy: object
@@ -189,11 +227,8 @@ impl PolicyMaps {
         policy: &PolicyMap,
         entries: &[(PolicyKey, PolicyRule)],
     ) -> Result<(), KernelError> {
-        policy.with(|mut trie| {
-            entries.iter().try_for_each(|(key, rule)| {
-                done(POLICY_NAME, trie.insert(&trie_key(*key), Raw(*rule), 0))
-            })
-        })
+        let (keys, rules): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
+        policy.batched(|map| map.update(&keys, &rules))
     }
 
     /// Takes entries out of a policy; those that are not in it are no error.
@@ -202,10 +237,7 @@ impl PolicyMaps {
         policy: &PolicyMap,
         keys: &[PolicyKey],
     ) -> Result<(), KernelError> {
-        policy.with(|mut trie| {
-            keys.iter()
-                .try_for_each(|key| absent_ok(POLICY_NAME, trie.remove(&trie_key(*key))))
-        })
+        policy.batched(|map| map.remove(keys))
     }
 
     /// A policy's entries, as the kernel has them.
@@ -241,56 +273,67 @@ impl PolicyMaps {
     }
 
     /// Makes an endpoint go by a policy in one direction, in one step; `None`
-    /// empties the slot: an isolated endpoint then drops everything. Waits for
-    /// packets under way, some ten milliseconds; see
-    /// [`PolicyMaps::set_policy_slots`].
+    /// empties the slot: an isolated endpoint then drops everything. As
+    /// [`PolicyMaps::set_policy_slots`] and [`PolicyMaps::clear_policy_slots`]
+    /// of one.
     pub fn set_policy_slot(
         &self,
         endpoint: u32,
         direction: Direction,
         policy: Option<&PolicyMap>,
     ) -> Result<(), KernelError> {
-        let index = policy_index(endpoint, direction);
-        let mut views = self.write();
-        let Some(policy) = policy else {
-            return views.clear_slot(index);
-        };
-        let map = policy.lock();
-        let Map::LpmTrie(map) = &*map else {
-            return Err(missing("inner map of policy"));
-        };
-        let mut slots = views.slots()?;
-        done("policy", slots.set(index, map, 0))
+        match policy {
+            Some(policy) => self.set_policy_slots(&[(endpoint, direction, policy)]),
+            None => self.clear_policy_slots(&[(endpoint, direction)]),
+        }
     }
 
-    /// Like [`PolicyMaps::set_policy_slot`] for many at once: each is one step,
-    /// all together are not, and the wait is one for all.
+    /// Makes endpoints go by policies: each is one step, all together are not.
+    /// Waits for packets under way, some ten milliseconds, once for all.
     pub fn set_policy_slots(
         &self,
         changes: &[(u32, Direction, &PolicyMap)],
     ) -> Result<(), KernelError> {
-        let mut slots = Vec::with_capacity(changes.len());
+        let (mut indices, mut maps) = (Vec::new(), Vec::new());
         for (endpoint, direction, policy) in changes {
             let Map::LpmTrie(map) = &*policy.lock() else {
                 return Err(missing("inner map of policy"));
             };
+            indices.push(policy_index(*endpoint, *direction));
             // Stays open for as long as the policy, which the caller holds.
-            let fd = map.fd().as_fd().as_raw_fd();
-            slots.push((policy_index(*endpoint, *direction), fd));
+            maps.push(map.fd().as_fd().as_raw_fd().cast_unsigned());
         }
-        if slots.is_empty() {
-            return Ok(());
+        let views = self.write();
+        Batched::new("policy", views.slots_fd()?).update(&indices, &maps)
+    }
+
+    /// Empties slots, each in one step. Waits as
+    /// [`PolicyMaps::set_policy_slots`] does, a little longer for many, and not
+    /// at all where all are empty.
+    pub fn clear_policy_slots(&self, slots: &[(u32, Direction)]) -> Result<(), KernelError> {
+        let mut views = self.write();
+        let mut filled = Vec::new();
+        for (endpoint, direction) in slots {
+            let index = policy_index(*endpoint, *direction);
+            if present("policy", views.slots()?.get(&index, 0))?.is_some() {
+                filled.push(index);
+            }
         }
-        let filled = self.write().fill_slots(&slots);
-        match filled {
-            // Older kernels take one at a time.
-            Err(error) if matches!(error.raw_os_error(), Some(EOPNOTSUPP | ENOTSUPP)) => changes
-                .iter()
-                .try_for_each(|(endpoint, direction, policy)| {
-                    self.set_policy_slot(*endpoint, *direction, Some(policy))
-                }),
-            filled => filled.map_err(|error| refused("map policy", &error)),
+        let map = Batched::new("policy", views.slots_fd()?);
+        let share = filled.len().div_ceil(EMPTIED_AT_ONCE).max(1);
+        if let [index] = filled[..] {
+            return map.remove(&[index]);
         }
+        thread::scope(|scope| {
+            let shares: Vec<_> = filled
+                .chunks(share)
+                .map(|indices| scope.spawn(|| map.remove(indices)))
+                .collect();
+            shares.into_iter().try_for_each(|share| {
+                let emptied = share.join();
+                emptied.unwrap_or_else(|_| Err(missing("whoever empties slots")))
+            })
+        })
     }
 
     /// The policy in an endpoint's slot, to be adopted after a restart.
@@ -311,28 +354,26 @@ impl PolicyMaps {
         &self,
         changes: &[(IdentityPrefix, Option<u32>)],
     ) -> Result<(), KernelError> {
-        let mut views = self.write();
-        for (prefix, identity) in changes {
-            match (prefix, identity) {
-                (IdentityPrefix::Address(address), Some(identity)) => {
-                    let key = Raw(Address::from(*address));
-                    done("identity", views.identity.insert(key, identity, 0))?;
-                }
-                (IdentityPrefix::Address(address), None) => {
-                    let key = Raw(Address::from(*address));
-                    absent_ok("identity", views.identity.remove(&key))?;
-                }
-                (IdentityPrefix::Cidr(cidr), Some(identity)) => {
-                    let key = prefix::key(*cidr);
-                    done(
-                        "identity_cidr",
-                        views.identity_cidr.insert(&key, identity, 0),
-                    )?;
-                }
-                (IdentityPrefix::Cidr(cidr), None) => {
-                    let key = prefix::key(*cidr);
-                    absent_ok("identity_cidr", views.identity_cidr.remove(&key))?;
-                }
+        let views = self.write();
+        // Runs of one kind, so that the order stays.
+        let kind = |(prefix, identity): &(IdentityPrefix, Option<u32>)| {
+            let exact = matches!(prefix, IdentityPrefix::Address(_));
+            (exact, identity.is_some())
+        };
+        for run in changes.chunk_by(|one, other| kind(one) == kind(other)) {
+            let identities: Vec<_> = run.iter().filter_map(|(_, identity)| *identity).collect();
+            let exact: Vec<_> = run
+                .iter()
+                .filter_map(|(prefix, _)| prefix.address())
+                .collect();
+            let cidrs: Vec<_> = run.iter().filter_map(|(prefix, _)| prefix.cidr()).collect();
+            let address_map = Batched::new("identity", &views.identity_fd);
+            let cidr_map = Batched::new("identity_cidr", &views.identity_cidr_fd);
+            match (exact.is_empty(), identities.is_empty()) {
+                (false, false) => address_map.update(&exact, &identities)?,
+                (false, true) => address_map.remove(&exact)?,
+                (true, false) => cidr_map.update(&cidrs, &identities)?,
+                (true, true) => cidr_map.remove(&cidrs)?,
             }
         }
         Ok(())
@@ -405,9 +446,8 @@ impl PolicyMaps {
 
     /// Forgets what an endpoint went by and what was counted for it.
     pub(super) fn clear_endpoint(&self, endpoint: u32) -> Result<(), KernelError> {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            self.set_policy_slot(endpoint, direction, None)?;
-        }
+        let slots = [Direction::Ingress, Direction::Egress];
+        self.clear_policy_slots(&slots.map(|direction| (endpoint, direction)))?;
         let mut views = self.write();
         let keys: Vec<_> = views.would_drop.keys().flatten().collect();
         for key in keys.iter().filter(|key| key.0.port == endpoint) {
@@ -422,28 +462,21 @@ impl Views {
         Slots::try_from(&mut self.policy).map_err(|error| refused("opening map policy", &error))
     }
 
-    fn fill_slots(&self, slots: &[(u32, RawFd)]) -> io::Result<()> {
+    fn slots_fd(&self) -> Result<&impl AsFd, KernelError> {
         match &self.policy {
-            Map::ArrayOfMaps(map) => sys::fill_slots(map.fd(), slots),
-            _ => Err(io::ErrorKind::InvalidInput.into()),
+            Map::ArrayOfMaps(map) => Ok(map.fd()),
+            _ => Err(missing("map policy")),
         }
     }
+}
 
-    /// Does not wait for packets under way where the slot is empty already.
-    fn clear_slot(&mut self, index: u32) -> Result<(), KernelError> {
-        if present("policy", self.slots()?.get(&index, 0))?.is_none() {
-            return Ok(());
-        }
-        let Map::ArrayOfMaps(map) = &self.policy else {
-            return Err(missing("map policy"));
-        };
-        match sys::clear_slot(map.fd(), index) {
-            Err(error) if error.raw_os_error() != Some(ENOENT) => {
-                Err(refused("map policy", &error))
-            }
-            _ => Ok(()),
-        }
-    }
+/// A descriptor of a map's own, for what aya does not offer.
+fn descriptor(object: &Ebpf, name: &str) -> Result<OwnedFd, KernelError> {
+    let map = match object.map(name) {
+        Some(Map::HashMap(map) | Map::LpmTrie(map)) => map.fd().as_fd().try_clone_to_owned(),
+        _ => return Err(missing(&format!("map {name}"))),
+    };
+    map.map_err(|error| refused(format!("opening map {name}"), &error))
 }
 
 fn trie_key(key: PolicyKey) -> Key<Raw<PolicyData>> {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 /// `enum bpf_cmd`, uapi `linux/bpf.h`.
@@ -13,12 +13,14 @@ const MAP_NEXT_KEY: i32 = 4;
 const MAP_BY_ID: i32 = 14;
 const BTF_BY_ID: i32 = 19;
 const MAP_UPDATE_BATCH: i32 = 26;
+const MAP_DELETE_BATCH: i32 = 27;
 
 /// `MEMBARRIER_CMD_GLOBAL` (uapi `linux/membarrier.h`).
 const MEMBARRIER_GLOBAL: i32 = 1;
 
 /// What the commands on a map's elements read of `union bpf_attr`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct MapElement {
     map_fd: u32,
     pad: u32,
@@ -27,9 +29,9 @@ struct MapElement {
     flags: u64,
 }
 
-/// What `BPF_MAP_UPDATE_BATCH` reads of `union bpf_attr`.
+/// What the commands on many elements read of `union bpf_attr`.
 #[repr(C)]
-struct Batch {
+struct BatchAttributes {
     in_batch: u64,
     out_batch: u64,
     keys: u64,
@@ -40,35 +42,67 @@ struct Batch {
     flags: u64,
 }
 
+/// A command on many elements of a map.
+pub(super) struct Batch<'a> {
+    command: i32,
+    map: BorrowedFd<'a>,
+    keys: &'a [u8],
+    values: &'a [u8],
+    count: u32,
+}
+
+impl<'a> Batch<'a> {
+    /// Writes `count` elements: their keys and their values, one behind the
+    /// other.
+    pub(super) fn update(map: &'a impl AsFd, keys: &'a [u8], values: &'a [u8], count: u32) -> Self {
+        Self {
+            command: MAP_UPDATE_BATCH,
+            map: map.as_fd(),
+            keys,
+            values,
+            count,
+        }
+    }
+
+    /// Takes `count` elements out.
+    pub(super) fn delete(map: &'a impl AsFd, keys: &'a [u8], count: u32) -> Self {
+        Self {
+            command: MAP_DELETE_BATCH,
+            values: &[],
+            ..Self::update(map, keys, &[], count)
+        }
+    }
+
+    /// How many elements were done before the first that failed, and why it
+    /// did.
+    pub(super) fn run(&self) -> (u32, io::Result<()>) {
+        let mut attributes = BatchAttributes {
+            in_batch: 0,
+            out_batch: 0,
+            keys: self.keys.as_ptr().addr() as u64,
+            values: self.values.as_ptr().addr() as u64,
+            count: self.count,
+            map_fd: self.map.as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        let result = bpf_mut(self.command, &mut attributes);
+        (attributes.count, result.map(drop))
+    }
+}
+
 /// What the commands that open by number read of `union bpf_attr`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct ObjectId {
     id: u32,
     next_id: u32,
     open_flags: u32,
 }
 
-/// Empties a slot of an array of maps.
-pub(super) fn clear_slot(map: impl AsFd, index: u32) -> io::Result<()> {
-    let key = index.to_ne_bytes();
-    bpf(MAP_DELETE, &element(&map, Some(&key), 0, 0)).map(drop)
-}
-
-/// Fills slots of an array of maps: (index, descriptor of the inner map). The
-/// kernel waits once for packets under way, and not once a slot.
-pub(super) fn fill_slots(map: impl AsFd, slots: &[(u32, RawFd)]) -> io::Result<()> {
-    let (keys, values): (Vec<u32>, Vec<RawFd>) = slots.iter().copied().unzip();
-    let batch = Batch {
-        in_batch: 0,
-        out_batch: 0,
-        keys: keys.as_ptr().addr() as u64,
-        values: values.as_ptr().addr() as u64,
-        count: slots.len() as u32,
-        map_fd: map.as_fd().as_raw_fd() as u32,
-        element_flags: 0,
-        flags: 0,
-    };
-    bpf(MAP_UPDATE_BATCH, &batch).map(drop)
+/// Takes an element out; of an array of maps, empties the slot.
+pub(super) fn delete(map: impl AsFd, key: &[u8]) -> io::Result<()> {
+    bpf(MAP_DELETE, &element(&map, Some(key), 0, 0)).map(drop)
 }
 
 /// Reads the value under `key` into `value`, which has the size that the map's
@@ -134,15 +168,19 @@ fn open(command: i32, id: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bpf<T>(command: i32, attributes: &T) -> io::Result<i32> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes of a value that lives
-    // through the call, and through its pointers keys and values of the map's
+fn bpf<T: Copy>(command: i32, attributes: &T) -> io::Result<i32> {
+    bpf_mut(command, &mut { *attributes })
+}
+
+fn bpf_mut<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the kernel reads, and of some commands writes, `size_of::<T>()`
+    // bytes of a value that lives through the call, and through its pointers keys and values of the map's
     // sizes that do too.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            std::ptr::from_ref(attributes),
+            std::ptr::from_mut(attributes),
             size_of::<T>(),
         )
     };

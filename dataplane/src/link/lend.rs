@@ -140,7 +140,7 @@ impl Netlink {
             outcomes.push(self.rename(ifindex, &state.name));
         }
         if let Some(mac) = state.mac.filter(|_| now.mac != state.mac) {
-            outcomes.push(self.set_mac(ifindex, mac));
+            outcomes.push(self.insist_on_mac(ifindex, mac));
         }
         if now.mtu != state.mtu {
             outcomes.push(self.set_mtu(ifindex, state.mtu));
@@ -155,6 +155,24 @@ impl Netlink {
         }
         outcomes.push(self.set_up(ifindex, state.up));
         outcomes.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Gives an interface that is down an address over which its PF may have the last word. A VF's
+    /// driver that refuses takes what the PF has for it when it is started anew.
+    ///
+    /// # Errors
+    /// As [`Netlink::set_mac`].
+    pub fn insist_on_mac(&mut self, ifindex: u32, mac: Mac) -> Result<(), LinkError> {
+        let Err(refused) = self.set_mac(ifindex, mac) else {
+            return Ok(());
+        };
+        self.set_up(ifindex, true)?;
+        self.set_up(ifindex, false)?;
+        if self.details(ifindex)?.mac == Some(mac) {
+            Ok(())
+        } else {
+            Err(refused)
+        }
     }
 
     /// Sets an interface down and leaves its alternative names behind.

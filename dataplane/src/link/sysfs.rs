@@ -139,6 +139,12 @@ impl PciFunction {
             Some(_) => self.netdevs.is_empty(),
         }
     }
+
+    /// Whether it is bound to a driver that gives it a network interface, in whatever namespace.
+    pub fn has_net_driver(&self) -> bool {
+        let driver = self.driver.as_deref();
+        driver.is_some_and(|driver| !USER_SPACE_DRIVERS.contains(&driver))
+    }
 }
 
 /// sysfs, by its root: `/sys`, or a copy of a part of it.

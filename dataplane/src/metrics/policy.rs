@@ -59,6 +59,21 @@ pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) 
             Ok(())
         },
     )?;
+    let help = "Connections that a rule has allowed";
+    families.counter("policy_rule_hits", help, &|family| {
+        for rule in &policy.rules {
+            let index = rule.rule.to_string();
+            let labels = [
+                ("kind", rule.kind.as_str()),
+                ("policy_namespace", &rule.namespace),
+                ("policy", &rule.policy),
+                ("direction", &rule.direction),
+                ("rule", &index),
+            ];
+            family.sample(&labels, &[], rule.hits)?;
+        }
+        Ok(())
+    })?;
     let help = "Addresses and prefixes that have an identity";
     families.gauge("policy_identities", help, None, &|family| {
         family.sample(&[("kind", "address")], &[], policy.addresses as u64)?;

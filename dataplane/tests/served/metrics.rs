@@ -13,7 +13,7 @@ use dataplane::{
         Dataplane,
         types::{
             AttachRequest, UplinkRequest,
-            policy::{EndpointPolicy, Isolation, PolicyFile, PolicyStatus},
+            policy::{EndpointPolicy, Isolation, PolicyFile, PolicyStatus, RuleHits},
         },
     },
     metrics::{self, Snapshot},
@@ -158,6 +158,14 @@ fn policy() -> PolicyStatus {
         compile_seconds: 0.25,
         files: vec![file(None), file(Some("line 3: no kind".into()))],
         addresses: 12,
+        rules: vec![RuleHits {
+            kind: "NetworkPolicy".into(),
+            namespace: "shop".into(),
+            policy: "web".into(),
+            direction: "ingress".into(),
+            rule: 1,
+            hits: 34,
+        }],
         endpoints: vec![
             endpoint(1, Isolation::Isolated, Isolation::Open),
             endpoint(2, Isolation::Closed, Isolation::Open),
@@ -181,6 +189,8 @@ fn endpoints_are_told_by_how_policy_judges_them() {
         "sluice_policy_generations_total 7",
         "sluice_policy_compile_seconds 0.25",
         "sluice_policy_identities{kind=\"address\"} 12",
+        "sluice_policy_rule_hits_total{kind=\"NetworkPolicy\",policy_namespace=\"shop\",\
+         policy=\"web\",direction=\"ingress\",rule=\"1\"} 34",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }

@@ -8,6 +8,7 @@
 )]
 
 mod lab;
+pub mod large;
 mod naive;
 mod plain;
 mod random;

@@ -36,8 +36,9 @@ impl Node {
         })
     }
 
-    /// The chain that lends a function with every setting that the card knows.
-    fn chain(&self, function: u32, address: &str) -> Result<Chain> {
+    /// The chain that lends a function with every setting that the card knows. One that is not
+    /// trusted cannot have its MAC address set from its own side.
+    fn chain(&self, function: u32, address: &str, trust: &str) -> Result<Chain> {
         let plugin = json!({
             "type": "sluice",
             "mode": "sriov",
@@ -45,7 +46,7 @@ impl Node {
             "mac": format!("02:00:00:00:00:0{function}"),
             "vlan": 100,
             "spoofchk": "off",
-            "trust": "on",
+            "trust": trust,
             "ipam": {"type": "static", "addresses": [{"address": format!("{address}/24")}]},
         });
         Ok(Chain::of("1.0.0", "fast", &[plugin]))
@@ -83,7 +84,10 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
     let mut node = Node::new(2)?;
     let before = [node.state(0)?, node.state(1)?];
     let pods = [TestNetns::new()?, TestNetns::new()?];
-    let chains = [node.chain(0, "10.96.0.10")?, node.chain(1, "10.96.0.11")?];
+    let chains = [
+        node.chain(0, "10.96.0.10", "on")?,
+        node.chain(1, "10.96.0.11", "off")?,
+    ];
     let mut added = Vec::new();
     for (number, (chain, pod)) in chains.iter().zip(&pods).enumerate() {
         let call = call("ADD", &format!("pod-{number}"), pod);
@@ -91,7 +95,7 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
         let at_pf = node.at_pf(u32::try_from(number)?)?;
         ensure!(at_pf["vlan_list"][0]["vlan"] == 100, "{at_pf}");
         ensure!(
-            at_pf["spoofchk"] == false && at_pf["trust"] == true,
+            at_pf["spoofchk"] == false && at_pf["trust"] == (number == 0),
             "{at_pf}"
         );
         ensure!(
@@ -132,9 +136,9 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
 fn a_function_whose_pod_dies_comes_back_as_it_was() -> Result<()> {
     let mut node = Node::new(1)?;
     let before = node.state(0)?;
-    for alive in [true, false] {
+    for (alive, trust) in [(true, "on"), (true, "off"), (false, "on"), (false, "off")] {
         let pod = TestNetns::new()?;
-        let chain = node.chain(0, "10.96.0.10")?;
+        let chain = node.chain(0, "10.96.0.10", trust)?;
         chain.add(&node.sandbox, &call("ADD", "pod", &pod))?;
         if !alive {
             node.agent.kill()?;
@@ -146,7 +150,7 @@ fn a_function_whose_pod_dies_comes_back_as_it_was() -> Result<()> {
         wait_until("the function to be as it was", || {
             Ok(node.state(0).is_ok_and(|state| state == before))
         })
-        .with_context(|| format!("agent alive: {alive}; {:?}", node.at_pf(0)))?;
+        .with_context(|| format!("agent alive: {alive}, trust {trust}; {:?}", node.at_pf(0)))?;
         let links = fs::read_dir(node.agent.pins().join("links"))?.count();
         ensure!(links == 0, "{links} links left");
     }

@@ -7,6 +7,8 @@ mod cni;
 mod effort;
 mod hardware;
 mod modes;
+mod policies;
+mod policy_rdma;
 mod rdma;
 mod rxe;
 mod sriov;

@@ -30,11 +30,12 @@ impl Agent {
     }
 
     /// Undoes attachments whose namespace is gone, and those that a tombstone
-    /// asks for.
-    pub(in crate::agent) fn review_attachments(&self) {
+    /// asks for; whether all of it is done.
+    pub(in crate::agent) fn review_attachments(&self) -> bool {
         let attachments: Vec<_> = self.state().attachments.keys().cloned().collect();
+        let mut done = true;
         for attachment in attachments {
-            self.clear("has lost its namespace", &attachment, |record| {
+            done &= self.clear("has lost its namespace", &attachment, |record| {
                 open_same(&record.netns, record.netns_id).is_none()
             });
         }
@@ -46,27 +47,34 @@ impl Agent {
             tracing::info!("{}: deleted while no agent ran", del.attachment);
             if let Err(error) = self.cni_del(&del) {
                 tracing::warn!("{}: {error}", del.attachment);
+                done = false;
             }
         }
+        done
     }
 
-    /// Undoes an attachment if it is as `wanted`, which its turn decides.
+    /// Undoes an attachment if it is as `wanted`, which its turn decides;
+    /// whether nothing is left to do.
     fn clear(
         &self,
         reason: &str,
         attachment: &Attachment,
         wanted: impl Fn(&AttachmentRecord) -> bool,
-    ) {
+    ) -> bool {
         let _turn = self.attachments.take(attachment.clone());
-        if !self
-            .attachment(attachment)
-            .is_some_and(|record| wanted(&record))
-        {
-            return;
+        let record = self.attachment(attachment);
+        let Some(record) = record.filter(wanted) else {
+            return true;
+        };
+        if Self::vf_under_way(&record) {
+            tracing::debug!("{attachment} {reason}; its VF is not back yet");
+            return false;
         }
         tracing::info!("{attachment} {reason}; undoing it");
-        if let Err(error) = self.delete_held(attachment) {
+        let undone = self.delete_held(attachment);
+        if let Err(error) = &undone {
             tracing::warn!("{attachment}: {error}");
         }
+        undone.is_ok()
     }
 }

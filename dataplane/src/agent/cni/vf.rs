@@ -1,5 +1,10 @@
 //! Lending virtual functions, and taking them back as they were.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use super::super::{Agent, Error, Result, attach::open_same};
 use crate::{
     api::types::cni::{AddRequest, Attachment, Create, VfSettings},
@@ -8,6 +13,11 @@ use crate::{
         LinkError, Netlink, Netns, PciFunction, Sriov, Sysfs, VfConfig, VfVlanTag, VlanProtocol,
     },
 };
+
+/// How long the kernel may take to bring a VF back from a namespace that has
+/// ended, before a request for it fails.
+const RETURN: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
 
 impl Agent {
     /// Sets a VF up at its PF and moves its interface to the container. What
@@ -52,7 +62,7 @@ impl Agent {
         let mut inside = Netlink::open(netns)?;
         let ifindex = inside.interface(record.attachment.ifname())?.ifindex;
         if let Some(mac) = create.mac {
-            inside.set_mac(ifindex, mac)?;
+            inside.insist_on_mac(ifindex, mac)?;
         }
         if let Some(mtu) = create.mtu {
             inside.set_mtu(ifindex, mtu)?;
@@ -63,17 +73,47 @@ impl Agent {
     /// Takes a VF back: its interface, wherever it is by now, and its state at
     /// the PF. Everything is tried; what fails is told.
     pub(super) fn return_vf(&self, lent: &LentVf, name: &str, netns: Option<&Netns>) -> Result<()> {
+        let since = Instant::now();
+        while netns.is_none() && under_way(lent) {
+            if since.elapsed() > RETURN {
+                return Err(Error::Internal(format!(
+                    "VF {} is still on its way back to the node; what it was at its PF comes after",
+                    lent.address
+                )));
+            }
+            thread::sleep(POLL);
+        }
+        let mut failures = self.restore(lent, name, netns)?;
+        if !failures.is_empty() {
+            // Each side has a say in what the other may set. A VF that its PF
+            // does not trust, for one, gets its MAC address from there only.
+            failures = self.restore(lent, name, netns)?;
+        }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Internal(format!(
+                "VF {}: {}",
+                lent.address,
+                failures.join("; ")
+            )))
+        }
+    }
+
+    /// One attempt at [`Agent::return_vf`]; what failed.
+    fn restore(&self, lent: &LentVf, name: &str, netns: Option<&Netns>) -> Result<Vec<String>> {
         let mut failures = Vec::new();
         let sysfs = Sysfs::default();
         let mut node = Netlink::open(&self.home)?;
-        let at_home = sysfs
-            .pci(&lent.address)
-            .ok()
-            .and_then(|function| netdev(&mut node, &function).ok());
-        let inside = netns.filter(|_| at_home.is_none());
-        let restored = match (at_home, inside) {
+        let function = sysfs.pci(&lent.address).ok();
+        let at_home = function
+            .as_ref()
+            .and_then(|function| netdev(&mut node, function).ok());
+        let restored = match (at_home, netns) {
             // Never moved, or returned by the kernel with its namespace's end.
             (Some(ifindex), _) => Ok(node.restore_netdev(ifindex, &lent.netdev)),
+            // Its driver has let go of it, and with it of the interface.
+            (None, _) if function.is_some_and(|function| !function.has_net_driver()) => Ok(vec![]),
             (None, Some(netns)) => take_back(lent, name, netns, &self.home),
             (None, None) => Err(LinkError::NoDevice {
                 device: lent.address.clone(),
@@ -91,14 +131,17 @@ impl Agent {
             }
             Err(error) => failures.push(error.to_string()),
         }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Internal(format!(
-                "VF {}: {}",
-                lent.address,
-                failures.join("; ")
-            )))
+        Ok(failures)
+    }
+
+    /// Whether an attachment's VF is between its namespace, which has ended,
+    /// and the node. A link event tells of its arrival.
+    pub(super) fn vf_under_way(record: &AttachmentRecord) -> bool {
+        match &record.made {
+            Some(Made::Vf(lent)) => {
+                open_same(&record.netns, record.netns_id).is_none() && under_way(lent)
+            }
+            _ => false,
         }
     }
 
@@ -137,6 +180,13 @@ impl Agent {
             .find(|other| other.attachment != *own && lends(other, address))
             .cloned()
     }
+}
+
+/// Whether a VF has an interface, and that is not on the node.
+fn under_way(lent: &LentVf) -> bool {
+    Sysfs::default()
+        .pci(&lent.address)
+        .is_ok_and(|function| function.has_net_driver() && function.netdevs.is_empty())
 }
 
 fn lends(record: &AttachmentRecord, address: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Policies in force: the source's model, compiled for the endpoints of this
 //! node and brought into the kernel whenever either changes.
 
+mod names;
 mod questions;
 mod show;
 
@@ -13,6 +14,9 @@ use std::{
 };
 
 use dataplane_ebpf::abi::EndpointConfig;
+pub(super) use names::PodNames;
+
+use tokio::time::timeout;
 
 use super::{Agent, Result, State};
 use crate::{
@@ -30,7 +34,7 @@ use crate::{
 };
 
 /// Folder for the texts that were accepted last, in the agent's.
-const ACCEPTED: &str = "policy-files";
+pub(super) const ACCEPTED: &str = "policy-files";
 /// How often endpoints that wait for their pod are looked at.
 const WAITING: Duration = Duration::from_secs(1);
 
@@ -185,6 +189,13 @@ impl Agent {
         let mut policing = self.policing();
         let changed = policing.scan();
         self.bring_in_step(&mut policing, changed);
+        if changed && let Some(model) = &policing.model {
+            let names = PodNames::new(model);
+            *self
+                .pod_names
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = names;
+        }
     }
 
     /// Follows the source for as long as the process lives.
@@ -196,34 +207,34 @@ impl Agent {
             return std::future::pending().await;
         };
         let mut watcher = Watcher::new(&folder);
+        let patient = matches!(self.options.policy.settings.unknown, Unknown::OpenAfter(_));
         loop {
-            let agent = Arc::clone(&self);
-            let waits = tokio::task::spawn_blocking(move || {
-                agent.review_policy();
-                agent.someone_waits()
-            })
-            .await;
-            let waits = waits.unwrap_or_else(|error| {
-                tracing::error!("reading the policies: {error}");
-                false
-            });
-            if waits {
-                // Either will do.
-                let _ = tokio::time::timeout(WAITING, watcher.changed()).await;
-            } else {
-                watcher.changed().await;
+            self.on_a_thread(Agent::review_policy).await;
+            let changed = watcher.changed();
+            tokio::pin!(changed);
+            while patient && timeout(WAITING, &mut changed).await.is_err() {
+                self.on_a_thread(Agent::look_who_waits).await;
+            }
+            if !patient {
+                changed.await;
             }
         }
     }
 
-    fn someone_waits(&self) -> bool {
-        matches!(self.options.policy.settings.unknown, Unknown::OpenAfter(_))
-            && self
-                .policing()
-                .compiled
-                .endpoints
-                .values()
-                .any(|policy| matches!(policy.state, PolicyState::Isolated(_)))
+    async fn on_a_thread(self: &Arc<Self>, work: fn(&Self)) {
+        let agent = Arc::clone(self);
+        if let Err(error) = tokio::task::spawn_blocking(move || work(&agent)).await {
+            tracing::error!("following the policies: {error}");
+        }
+    }
+
+    /// Opens the endpoints that have waited long enough for their pods.
+    fn look_who_waits(&self) {
+        let waits = |policy: &EndpointPolicy| matches!(policy.state, PolicyState::Isolated(_));
+        let someone = self.policing().compiled.endpoints.values().any(waits);
+        if someone {
+            self.sync_policy();
+        }
     }
 
     fn bring_in_step(&self, policing: &mut Policing, model_changed: bool) {

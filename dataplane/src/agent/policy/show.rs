@@ -9,7 +9,7 @@ use crate::{
     agent::Error,
     api::types::policy::{
         EndpointPolicy, EndpointRules, Isolation, PolicyFile, PolicyStatus, PolicySummary,
-        RuleState,
+        RuleHits, RuleState,
     },
     policy::{
         apply::compiler_key,
@@ -50,6 +50,7 @@ impl Agent {
             tables,
             entries,
             policies: policing.summaries(),
+            rules: self.rule_hits(&policing)?,
             endpoints: endpoints.collect::<Result<_>>()?,
             problems: policing.problems(),
         })
@@ -72,6 +73,22 @@ impl Agent {
             policy: self.judged(&policing, endpoint)?,
             rules,
         })
+    }
+
+    fn rule_hits(&self, policing: &Policing) -> Result<Vec<RuleHits>> {
+        let maps = self.kernel.maps().policy();
+        let rules = policing.compiled.rules.iter();
+        let hits = rules.map(|(number, rule)| {
+            Ok(RuleHits {
+                kind: rule.policy.kind.name().to_owned(),
+                namespace: rule.policy.namespace.clone(),
+                policy: rule.policy.name.clone(),
+                direction: rule.direction.name().to_owned(),
+                rule: rule.index,
+                hits: maps.rule_hit(*number)?,
+            })
+        });
+        hits.collect()
     }
 
     /// Turns audit mode of an endpoint on or off.

@@ -36,6 +36,9 @@ pub struct PolicyStatus {
     pub entries: usize,
     /// The policies.
     pub policies: Vec<PolicySummary>,
+    /// The rules that endpoints go by, with their hits.
+    #[serde(default)]
+    pub rules: Vec<RuleHits>,
     /// The endpoints.
     pub endpoints: Vec<EndpointPolicy>,
     /// What is not as it should be, one line each.
@@ -73,6 +76,23 @@ pub struct PolicySummary {
     pub egress: Option<usize>,
     /// Endpoints of this node that it isolates.
     pub endpoints: Vec<u32>,
+}
+
+/// How often a rule let something pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleHits {
+    /// Kind of its policy.
+    pub kind: String,
+    /// Namespace of its policy.
+    pub namespace: String,
+    /// Its policy.
+    pub policy: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// Its place in the policy's list, from 0.
+    pub rule: u32,
+    /// Flows that it has allowed, on all endpoints of the node.
+    pub hits: u64,
 }
 
 /// How an endpoint is judged.

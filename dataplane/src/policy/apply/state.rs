@@ -1,7 +1,7 @@
 //! What the kernel holds, and how it becomes what is compiled.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Debug,
     sync::Arc,
 };
@@ -30,6 +30,8 @@ pub struct Applied<T: Tables> {
     held: Option<Held>,
     /// Tables, by a number of our own.
     lives: BTreeMap<u64, Live<T::Map>>,
+    /// The tables whose rules are known, by these.
+    spelled: HashMap<Vec<TableRule>, u64>,
     next_life: u64,
     endpoints: BTreeMap<u32, Slots>,
 }
@@ -63,6 +65,7 @@ impl<T: Tables> Default for Applied<T> {
         Self {
             held: None,
             lives: BTreeMap::new(),
+            spelled: HashMap::new(),
             next_life: 0,
             endpoints: BTreeMap::new(),
         }
@@ -185,6 +188,9 @@ impl<T: Tables> Applied<T> {
     fn live(&mut self, map: T::Map, rules: Option<Vec<TableRule>>, entries: Arc<Entries>) -> u64 {
         let life = self.next_life;
         self.next_life += 1;
+        if let Some(rules) = &rules {
+            self.spelled.insert(rules.clone(), life);
+        }
         self.lives.insert(
             life,
             Live {
@@ -212,6 +218,7 @@ impl<T: Tables> Change<'_, T> {
             .flat_map(|slots| slots.lives.into_iter().flatten())
             .collect();
         self.applied.lives.retain(|life, _| used.contains(life));
+        self.applied.spelled.retain(|_, life| used.contains(life));
         self.applied.held = Some(self.held);
         Ok(self.outcome)
     }
@@ -219,6 +226,7 @@ impl<T: Tables> Change<'_, T> {
     /// Adds entries to the tables whose rules stay.
     fn grow(&mut self) {
         let mut growing = BTreeMap::new();
+        let mut seen = HashSet::new();
         for policy in self.compiled.endpoints.values() {
             for direction in DIRECTIONS {
                 let Wanted::Table(table) = wanted(policy, direction) else {
@@ -228,10 +236,9 @@ impl<T: Tables> Change<'_, T> {
                     continue;
                 };
                 let present = &self.applied.lives[&life].entries;
-                if growing.contains_key(&life) || **present == table.entries {
-                    continue;
+                if seen.insert(life) && **present != table.entries {
+                    growing.insert(life, Growth::new(present, table));
                 }
-                growing.insert(life, Growth::new(present, table));
             }
         }
         for (life, growth) in growing {
@@ -245,7 +252,9 @@ impl<T: Tables> Change<'_, T> {
                 // Replaced by a new one, then.
                 Err(error) => {
                     tracing::warn!("policy: a table cannot grow: {error}");
-                    live.rules = None;
+                    if let Some(rules) = live.rules.take() {
+                        self.applied.spelled.remove(&rules);
+                    }
                 }
             }
             self.outcome.changed = true;
@@ -254,16 +263,14 @@ impl<T: Tables> Change<'_, T> {
 
     /// The table in the kernel with the rules of `table`.
     fn life_of(&self, table: &Table) -> Option<u64> {
-        let mut lives = self.applied.lives.iter();
-        lives
-            .find(|(_, live)| live.rules.as_ref() == Some(&table.rules))
-            .map(|(life, _)| *life)
+        self.applied.spelled.get(&table.rules).copied()
     }
 
     /// Opens and closes, and puts tables of the old and new entries where
     /// rules change while identities move.
     fn bridge(&mut self) -> Result<()> {
         let mut bridges = HashMap::new();
+        let (mut bridged, mut cleared) = (Vec::new(), Vec::new());
         let compiled = self.compiled;
         for (id, policy) in &compiled.endpoints {
             let config = self.tables.config(*id)?;
@@ -275,12 +282,12 @@ impl<T: Tables> Change<'_, T> {
                         let off = EndpointConfig::enforce(direction);
                         self.change_flags(*id, |flags| flags & !off)?;
                         self.judged_anew.insert(*id);
-                        self.set_slot(*id, direction, None)?;
+                        cleared.push((*id, direction));
                     }
-                    (Wanted::Open, Some(_)) => self.set_slot(*id, direction, None)?,
+                    (Wanted::Open, Some(_)) => cleared.push((*id, direction)),
                     (Wanted::Closed, Some(_)) => {
                         self.judged_anew.insert(*id);
-                        self.set_slot(*id, direction, None)?;
+                        cleared.push((*id, direction));
                     }
                     (Wanted::Table(table), Some(life))
                         if enforced && !self.moves.is_empty() && !self.spells(life, table) =>
@@ -291,13 +298,17 @@ impl<T: Tables> Change<'_, T> {
                             None => self.bridge_table(life, table),
                         };
                         bridges.extend(bridge.map(|bridge| (key, bridge)));
-                        self.set_slot(*id, direction, bridge)?;
+                        match bridge {
+                            Some(bridge) => bridged.push((*id, direction, bridge)),
+                            None => cleared.push((*id, direction)),
+                        }
                     }
                     _ => {}
                 }
             }
         }
-        Ok(())
+        self.clear_slots(&cleared)?;
+        self.set_slots(&bridged)
     }
 
     /// Whether a table in the kernel is, or will be at the end, the wanted one.
@@ -383,6 +394,7 @@ impl<T: Tables> Change<'_, T> {
         );
         numbers.remove(&0);
         let compiled = self.compiled;
+        let mut affected = Vec::new();
         for (id, policy) in &compiled.endpoints {
             for direction in DIRECTIONS {
                 let Wanted::Table(table) = wanted(policy, direction) else {
@@ -397,25 +409,44 @@ impl<T: Tables> Change<'_, T> {
                     failed.len(),
                     direction.name()
                 );
-                self.close(*id, direction, reason)?;
+                affected.push((*id, direction, reason));
             }
         }
-        Ok(())
+        self.close(affected)
     }
 
     /// Puts the new tables in place, then the flags.
     fn settle(&mut self) -> Result<()> {
         let compiled = self.compiled;
+        let (mut slots, mut failed) = (Vec::new(), Vec::new());
+        let reason = |direction: Direction, error| {
+            let name = direction.name();
+            format!("its {name} policy: {error}")
+        };
         for (id, policy) in &compiled.endpoints {
             for direction in DIRECTIONS {
-                if let Wanted::Table(table) = wanted(policy, direction)
-                    && !self.outcome.closed.contains_key(&(*id, direction))
-                    && let Err(error) = self.settle_slot(*id, direction, table)
-                {
-                    let reason = format!("its {} policy: {error}", direction.name());
-                    self.close(*id, direction, reason)?;
+                let Wanted::Table(table) = wanted(policy, direction) else {
+                    continue;
+                };
+                if self.outcome.closed.contains_key(&(*id, direction)) {
+                    continue;
+                }
+                match self.settle_slot(*id, direction, table) {
+                    Ok(life) => slots.extend(life.map(|life| (*id, direction, life))),
+                    Err(error) => failed.push((*id, direction, reason(direction, error))),
                 }
             }
+        }
+        if self.set_slots(&slots).is_err() {
+            // Which of them it was is only told one by one.
+            for (id, direction, life) in slots {
+                if let Err(error) = self.set_slots(&[(id, direction, life)]) {
+                    failed.push((id, direction, reason(direction, error)));
+                }
+            }
+        }
+        self.close(failed)?;
+        for (id, policy) in &compiled.endpoints {
             let wanted = flags(policy) | self.switches.flags(*id);
             let present = self.tables.config(*id)?.flags & JUDGING;
             if present != wanted {
@@ -426,17 +457,29 @@ impl<T: Tables> Change<'_, T> {
         Ok(())
     }
 
-    /// Lets nothing pass.
-    fn close(&mut self, id: u32, direction: Direction, reason: String) -> Result<()> {
-        self.outcome.closed.insert((id, direction), reason);
-        let on = EndpointConfig::enforce(direction);
-        self.set_slot(id, direction, None)?;
-        self.change_flags(id, |flags| flags | on)?;
-        self.judged_anew.insert(id);
+    /// Lets nothing pass there, for these reasons.
+    fn close(&mut self, endpoints: Vec<(u32, Direction, String)>) -> Result<()> {
+        let slots: Vec<_> = endpoints
+            .iter()
+            .map(|(id, direction, _)| (*id, *direction))
+            .collect();
+        self.clear_slots(&slots)?;
+        for (id, direction, reason) in endpoints {
+            self.outcome.closed.insert((id, direction), reason);
+            let on = EndpointConfig::enforce(direction);
+            self.change_flags(id, |flags| flags | on)?;
+            self.judged_anew.insert(id);
+        }
         Ok(())
     }
 
-    fn settle_slot(&mut self, id: u32, direction: Direction, table: &Arc<Table>) -> Result<()> {
+    /// The table that the slot is yet to get.
+    fn settle_slot(
+        &mut self,
+        id: u32,
+        direction: Direction,
+        table: &Arc<Table>,
+    ) -> Result<Option<u64>> {
         let present = self.applied.endpoints[&id].lives[direction as usize];
         if let Some(life) = present
             && self.spells(life, table)
@@ -448,16 +491,16 @@ impl<T: Tables> Change<'_, T> {
                 && live.rules.is_none()
             {
                 live.rules = Some(table.rules.clone());
+                self.applied.spelled.insert(table.rules.clone(), life);
             }
-            return Ok(());
+            return Ok(None);
         }
         let life = match self.life_of(table) {
             Some(life) => life,
             None => self.create(Some(table.rules.clone()), Arc::new(table.entries.clone()))?,
         };
-        self.set_slot(id, direction, Some(life))?;
         self.judged_anew.insert(id);
-        Ok(())
+        Ok(Some(life))
     }
 
     /// Removes entries of identities that no address has any more.
@@ -487,14 +530,38 @@ impl<T: Tables> Change<'_, T> {
         Ok(self.applied.live(map, rules, entries))
     }
 
-    fn set_slot(&mut self, id: u32, direction: Direction, life: Option<u64>) -> Result<()> {
-        let map = life.map(|life| &self.applied.lives[&life].map);
-        self.tables.set_slot(id, direction, map)?;
+    fn set_slots(&mut self, slots: &[(u32, Direction, u64)]) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let lives = &self.applied.lives;
+        let maps: Vec<_> = slots
+            .iter()
+            .map(|(id, direction, life)| (*id, *direction, &lives[life].map))
+            .collect();
+        self.tables.set_slots(&maps)?;
+        for (id, direction, life) in slots {
+            self.filled(*id, *direction, Some(*life));
+        }
+        Ok(())
+    }
+
+    fn clear_slots(&mut self, slots: &[(u32, Direction)]) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        self.tables.clear_slots(slots)?;
+        for (id, direction) in slots {
+            self.filled(*id, *direction, None);
+        }
+        Ok(())
+    }
+
+    fn filled(&mut self, id: u32, direction: Direction, life: Option<u64>) {
         self.outcome.changed = true;
         if let Some(slots) = self.applied.endpoints.get_mut(&id) {
             slots.lives[direction as usize] = life;
         }
-        Ok(())
     }
 
     fn change_flags(&mut self, id: u32, change: impl Fn(u32) -> u32) -> Result<()> {
@@ -525,8 +592,13 @@ impl Growth {
     }
 }
 
-/// Whether a table knows one of the identities.
+/// Whether a table knows one of the identities. Goes through the fewer.
 fn has_any(entries: &Entries, numbers: &BTreeSet<u32>) -> bool {
+    if entries.len() < numbers.len() {
+        return entries
+            .iter()
+            .any(|(key, _)| numbers.contains(&key.identity));
+    }
     numbers.iter().any(|number| {
         let from = entries.partition_point(|(key, _)| key.identity < *number);
         entries

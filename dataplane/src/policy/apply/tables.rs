@@ -28,8 +28,10 @@ pub trait Tables {
     fn read(&self, map: &Self::Map) -> Result<Option<Vec<(Key, u32)>>>;
     /// Tells tables apart.
     fn id(&self, map: &Self::Map) -> u32;
-    /// Replaces what an endpoint goes by.
-    fn set_slot(&self, endpoint: u32, direction: Direction, map: Option<&Self::Map>) -> Result<()>;
+    /// Replaces what endpoints go by; each is one step, all together are not.
+    fn set_slots(&self, slots: &[(u32, Direction, &Self::Map)]) -> Result<()>;
+    /// Leaves endpoints with nothing to go by, in the same manner.
+    fn clear_slots(&self, slots: &[(u32, Direction)]) -> Result<()>;
     /// What an endpoint goes by.
     fn slot(&self, endpoint: u32, direction: Direction) -> Result<Option<Self::Map>>;
     /// Changes identities in this order; stops at the first that fails.
@@ -76,8 +78,12 @@ impl Tables for Maps {
         map.id()
     }
 
-    fn set_slot(&self, endpoint: u32, direction: Direction, map: Option<&PolicyMap>) -> Result<()> {
-        self.policy().set_policy_slot(endpoint, direction, map)
+    fn set_slots(&self, slots: &[(u32, Direction, &PolicyMap)]) -> Result<()> {
+        self.policy().set_policy_slots(slots)
+    }
+
+    fn clear_slots(&self, slots: &[(u32, Direction)]) -> Result<()> {
+        self.policy().clear_policy_slots(slots)
     }
 
     fn slot(&self, endpoint: u32, direction: Direction) -> Result<Option<PolicyMap>> {

@@ -14,7 +14,10 @@ use tokio::{
 };
 
 /// Changes that come closer together than this are one.
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(10);
+/// The same for files that are new, whose text is yet to be written. When it
+/// is, that is a change of its own.
+const SETTLE_NEW: Duration = Duration::from_millis(100);
 /// However busy the folder is, its changes wait no longer than this.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a folder that cannot be watched is looked at.
@@ -48,16 +51,17 @@ impl Watcher {
         let Some(events) = &self.events else {
             return sleep(POLL).await;
         };
-        if timeout(REVIEW, drain(events)).await.is_err() {
+        let Ok(mut settle) = timeout(REVIEW, drain(events)).await else {
             // Watched anew, should the path lead elsewhere by now.
             self.events = None;
             return;
-        }
+        };
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            let quiet = Instant::now() + SETTLE;
-            if timeout_at(quiet.min(end), drain(events)).await.is_err() {
-                break;
+            let quiet = Instant::now() + settle;
+            match timeout_at(quiet.min(end), drain(events)).await {
+                Ok(next) => settle = next,
+                Err(_) => break,
             }
         }
         self.events = None;
@@ -90,13 +94,59 @@ fn watch(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     events.map_err(|error| error.into_parts().1)
 }
 
-/// Waits for events and throws them away: what changed is seen by looking.
-async fn drain(events: &AsyncFd<OwnedFd>) {
+/// Waits for events and throws them away, since what changed is seen by
+/// looking; tells how long to wait for more.
+async fn drain(events: &AsyncFd<OwnedFd>) -> Duration {
     let mut buffer = [0; 4096];
     while let Ok(mut ready) = events.readable().await {
         let read = ready.try_io(|events| Ok(nix::unistd::read(events.get_ref(), &mut buffer)?));
-        if matches!(read, Ok(Ok(_))) {
-            return;
+        if let Ok(Ok(length)) = read {
+            return settle(buffer.get(..length).unwrap_or_default());
         }
+    }
+    SETTLE
+}
+
+/// By the last event: `struct inotify_event`, uapi `linux/inotify.h`, is four
+/// words, the second of which tells what happened, the fourth how long the
+/// name is that follows.
+fn settle(mut events: &[u8]) -> Duration {
+    let mut last = AddWatchFlags::empty();
+    while let Some(([_, happened, _, length], rest)) = words(events) {
+        last = AddWatchFlags::from_bits_retain(happened);
+        events = rest.get(length as usize..).unwrap_or_default();
+    }
+    if last.contains(AddWatchFlags::IN_CREATE) {
+        SETTLE_NEW
+    } else {
+        SETTLE
+    }
+}
+
+fn words(bytes: &[u8]) -> Option<([u32; 4], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<16>()?;
+    let (words, _) = head.as_chunks::<4>();
+    let [a, b, c, d] = words else { return None };
+    Some(([*a, *b, *c, *d].map(u32::from_ne_bytes), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(happened: AddWatchFlags, name: &[u8; 16]) -> Vec<u8> {
+        let words = [1, happened.bits(), 0, 16].map(u32::to_ne_bytes);
+        [words.as_flattened(), name].concat()
+    }
+
+    #[test]
+    fn a_new_file_is_waited_for_until_it_is_written() {
+        let new = event(AddWatchFlags::IN_CREATE, b"a.yaml\0\0\0\0\0\0\0\0\0\0");
+        let written = event(AddWatchFlags::IN_CLOSE_WRITE, b"a.yaml\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(settle(&new), SETTLE_NEW);
+        assert_eq!(settle(&written), SETTLE);
+        assert_eq!(settle(&[&new[..], &written].concat()), SETTLE);
+        assert_eq!(settle(&[&written[..], &new].concat()), SETTLE_NEW);
+        assert_eq!(settle(&[]), SETTLE);
     }
 }

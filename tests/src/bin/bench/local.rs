@@ -54,6 +54,7 @@ pub(crate) fn options(state_dir: PathBuf, bpffs: PathBuf) -> Options {
         bpffs,
         max_endpoints: 512,
         max_flows: 65536,
+        flow_rate: 2048,
         event_rate: 10,
         tc: TcMode::Auto,
         xdp: XdpPreference::Auto,

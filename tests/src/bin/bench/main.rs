@@ -75,6 +75,11 @@ const BENCHMARKS: &[Benchmark] = &[
         measure: policy::change::measure,
     },
     Benchmark {
+        name: "policy-scale",
+        about: "an agent with 500 endpoints, 1,000 policies, 5,000 pods, 10,000 prefixes",
+        measure: policy::scale::measure,
+    },
+    Benchmark {
         name: "policy-traffic",
         about: "traffic into an isolated pod: ours, the kernel's firewalls, bare",
         measure: policy::traffic::measure,

@@ -3,6 +3,7 @@
 pub(crate) mod change;
 pub(crate) mod packet;
 mod rival;
+pub(crate) mod scale;
 pub(crate) mod traffic;
 
 use std::net::Ipv4Addr;

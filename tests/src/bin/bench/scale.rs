@@ -97,13 +97,13 @@ fn attach(node: &TestNetns, agent: &TestAgent, pods: &[TestNetns]) -> Result<()>
 }
 
 /// The agent's process; killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
     /// Starts the agent and waits until it says that it is ready, as systemd would.
-    fn start(agent: &TestAgent) -> Result<(Self, Duration)> {
+    pub(crate) fn start(agent: &TestAgent) -> Result<(Self, Duration)> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("notify");
         let notified = UnixDatagram::bind(&path)?;
@@ -123,8 +123,12 @@ impl Process {
         Ok((process, took))
     }
 
-    fn resident_mib(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.child.id());
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn resident_mib(&self) -> Result<f64> {
+        let path = format!("/proc/{}/status", self.id());
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let kib = status
             .lines()

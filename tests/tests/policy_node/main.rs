@@ -1,0 +1,6 @@
+//! Policies on a real node: real pods, real connections, a real agent.
+
+mod lab;
+mod life;
+mod tell;
+mod truth_table;
