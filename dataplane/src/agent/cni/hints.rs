@@ -56,13 +56,12 @@ impl Agent {
         loop {
             self.forget_rdma();
             self.add_rdma(endpoint);
-            let found = &endpoint.rdma;
-            let expects_gid = match found {
+            let expects_gid = match &endpoint.rdma {
                 Some(rdma) => rdma.gid.is_none(),
                 None => self.shares_rdma(parent),
             };
             if !routed || !expects_gid || since.elapsed() > PATIENCE {
-                return serde_json::to_value(found.as_ref()?).ok();
+                return serde_json::to_value(endpoint.rdma.as_ref()?).ok();
             }
             thread::sleep(POLL);
         }
