@@ -148,15 +148,27 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// The error and the chain of its causes. A cause that the error's own text
+/// holds already is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
+}
+
 /// Parses the command line and carries it out.
 pub fn main() -> ExitCode {
     let Cli { socket, command } = Cli::parse();
     match run(socket, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, whatever the chain of causes.
-            let text = format!("{error:#}").replace('\n', " ");
-            eprintln!("sluice: {text}");
+            eprintln!("sluice: {}", one_line(&error));
             exit::code(&error)
         }
     }
