@@ -10,19 +10,21 @@ use dataplane::{
     agent::{Error, Result},
     api::{
         Cni, Dataplane, Hardware, Policies,
-        hardware::{NodeRdma, Pf, VfsRequest},
+        hardware::{CountersRequest, NodeRdma, Pf, PortOptions, RdmaResources, VfsRequest},
+        roce::{FlowCounts, RoceFlow, RoceFlows, SeenAt},
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
-            Event, FlowStats, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink,
-            UplinkRequest, UplinkStats, XdpMode,
+            Event, FlowStats, Health, MapStatus, RoceCount, RoceEndpoints, RoceVisibility, Stats,
+            Status, TcMechanism, Uplink, UplinkRequest, UplinkStats, XdpMode,
         },
     },
 };
 use dataplane::{
+    hw::HwStats,
     link::NetnsRef,
     rdma::{
-        GidTable, Guid, NetnsMode, PhysicalState, PlacedDevice, PlacedPort, PortState, RdmaDevice,
-        RdmaPort,
+        Driver, GidTable, Guid, NetnsMode, PhysicalState, PlacedDevice, PlacedPort, PortState,
+        RdmaDevice, RdmaPort,
     },
 };
 use dataplane_ebpf::roce::Kind;
@@ -36,6 +38,8 @@ pub const EVENT_QUEUE: usize = 16;
 
 /// Holds what it is told and counts made-up traffic by the clock.
 pub struct Fake {
+    /// What its hardware counts.
+    pub hw: HwStats,
     started: Instant,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
@@ -51,6 +55,7 @@ struct State {
 impl Fake {
     pub fn new() -> Self {
         Self {
+            hw: HwStats::default(),
             started: Instant::now(),
             state: Mutex::default(),
             events: broadcast::channel(EVENT_QUEUE).0,
@@ -105,6 +110,7 @@ impl Hardware for Fake {
                     ports: 1,
                 },
                 netns: NetnsRef::Host,
+                driver: Some(Driver::Mlx5),
                 pci: Some("0000:3b:00.0".into()),
                 ports: vec![PlacedPort {
                     port: RdmaPort {
@@ -125,6 +131,28 @@ impl Hardware for Fake {
             }],
             cm_device: None,
         })
+    }
+
+    fn hw(&self) -> Result<HwStats> {
+        Ok(self.hw.clone())
+    }
+
+    fn rdma_resources(&self) -> Result<RdmaResources> {
+        Ok(RdmaResources {
+            holdings: Vec::new(),
+            queue_pairs: Vec::new(),
+        })
+    }
+
+    fn rdma_counters(&self) -> Result<Vec<PortOptions>> {
+        Ok(Vec::new())
+    }
+
+    fn set_rdma_counters(&self, request: &CountersRequest) -> Result<Vec<PortOptions>> {
+        Err(Error::NotFound(format!(
+            "no counter {:?}",
+            request.counters
+        )))
     }
 
     fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
@@ -153,6 +181,17 @@ impl Dataplane for Fake {
         Some(self)
     }
 
+    fn roce_flows(&self) -> Result<RoceFlows> {
+        let state = self.state();
+        let time_ns = self.started.elapsed().as_nanos() as u64;
+        let flows = state.endpoints.iter().map(|e| flow(e, time_ns / 1_000_000));
+        Ok(RoceFlows {
+            time_ns,
+            limit: 16384,
+            flows: flows.collect(),
+        })
+    }
+
     fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
         if request.interface == "lo" {
             return Err(Error::Invalid("lo: not a pod's interface".into()));
@@ -179,6 +218,7 @@ impl Dataplane for Fake {
             pod: request.pod.clone(),
             uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
             rdma: None,
+            roce: Some(RoceVisibility::None),
             mechanism: TcMechanism::Tcx,
             health: Health::Attached,
         };
@@ -249,6 +289,7 @@ impl Dataplane for Fake {
                 memory_bytes: 32768,
             }],
             memory_bytes: 32768,
+            roce: RoceEndpoints::default(),
             uplinks: state.uplinks.clone(),
             problems: Vec::new(),
         })
@@ -352,6 +393,34 @@ fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
         drops: vec![drop("ipv4_truncated", ms * (load % 3) / 100)],
         would_drop: vec![drop("policy_denied", ms * (load % 5) / 100)],
         roce: roce(ms * load),
+    }
+}
+
+/// A flow of WRITEs from an endpoint, the faster the higher its id.
+fn flow(endpoint: &Endpoint, ms: u64) -> RoceFlow {
+    let load = u64::from(endpoint.id % 16) + 1;
+    RoceFlow {
+        seen_at: SeenAt {
+            endpoint: Some(endpoint.id),
+            interface: endpoint.interface.clone(),
+        },
+        direction: "egress".into(),
+        local: [10, 0, 0, 1].into(),
+        pod: endpoint.pod.clone(),
+        peer: [10, 0, 0, 2].into(),
+        peer_pod: None,
+        destination_qp: 17,
+        source_qp: None,
+        path_mtu: Some(1024),
+        idle_seconds: 0.0,
+        counts: FlowCounts {
+            packets: ms * load,
+            bytes: ms * load * 1082,
+            operations: BTreeMap::from([("write".into(), ms * load)]),
+            duplicates: ms * load / 100,
+            ..FlowCounts::default()
+        },
+        round_trip: None,
     }
 }
 

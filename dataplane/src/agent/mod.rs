@@ -11,6 +11,7 @@ mod hardware;
 mod policy;
 mod reach;
 mod recover;
+mod roce;
 mod stats;
 mod status;
 mod turns;
@@ -29,7 +30,7 @@ use std::{
 pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
-use hardware::RdmaView;
+use hardware::{HwView, RdmaView};
 pub use policy::PolicyOptions;
 use policy::{ACCEPTED, PodNames, Policing};
 use reach::Reach;
@@ -67,6 +68,8 @@ pub struct Options {
     pub identities: u32,
     /// Policies.
     pub policy: PolicyOptions,
+    /// Whether RDMA ports are to count by process, where they can.
+    pub rdma_pod_counters: bool,
 }
 
 impl From<&Config> for Options {
@@ -82,6 +85,7 @@ impl From<&Config> for Options {
             xdp: config.xdp,
             identities: config.identities,
             policy: config.policy.clone(),
+            rdma_pod_counters: config.rdma_pod_counters,
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct Agent {
     interfaces: Turns<InterfaceKey>,
     /// As `interfaces`, for the attachments that CNI makes.
     attachments: Turns<Attachment>,
+    /// Held while VLAN interfaces that attachments share come or go.
+    vlans: Mutex<()>,
     /// Held through changes to what endpoints share, and never across waiting
     /// for a turn or for the kernel to attach something to an endpoint.
     changes: Mutex<Changes>,
@@ -112,6 +118,7 @@ pub struct Agent {
     /// Held for moments only, unlike `policing`.
     pod_names: RwLock<PodNames>,
     rdma: RdmaView,
+    hw: HwView,
     /// Filters put back after somebody had removed them, and interfaces that
     /// somebody had taken out of the programs' sight.
     repairs: AtomicU64,
@@ -197,6 +204,7 @@ impl Agent {
             tracing::warn!("policies: rule counters start anew: {error}");
             BTreeMap::new()
         });
+        let hw = HwView::open(&store);
         let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
@@ -207,11 +215,13 @@ impl Agent {
             started: Instant::now(),
             interfaces: Turns::default(),
             attachments: Turns::default(),
+            vlans: Mutex::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
             policing: Mutex::new(policing),
             pod_names: RwLock::default(),
             rdma: RdmaView::default(),
+            hw,
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -241,7 +251,7 @@ impl Agent {
                 .collect()
         };
         for endpoint in &mut endpoints {
-            endpoint.rdma = self.rdma_of(endpoint);
+            self.add_rdma(endpoint);
         }
         endpoints
     }
@@ -306,6 +316,7 @@ impl Attached {
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
             rdma: None,
+            roce: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

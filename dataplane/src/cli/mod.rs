@@ -11,6 +11,7 @@ mod events;
 mod exit;
 mod policy;
 mod rdma;
+mod roce;
 mod sriov;
 mod stats;
 mod status;
@@ -89,7 +90,10 @@ enum Command {
     /// Show, explain and test network policies
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Show RDMA devices, and who sees them
+    /// Show who talks RoCE to whom, and what goes wrong
+    #[command(subcommand)]
+    Roce(roce::Roce),
+    /// Show RDMA devices, who sees them, and who uses them
     #[command(subcommand)]
     Rdma(rdma::Rdma),
     /// Show and make virtual functions
@@ -162,6 +166,17 @@ fn one_line(error: &anyhow::Error) -> String {
     text.replace('\n', " ")
 }
 
+/// The time of day, UTC; `time` in seconds since 1970.
+fn clock(time: f64) -> String {
+    let seconds_of_day = time.rem_euclid(86_400.0);
+    let (hours, minutes, seconds) = (
+        (seconds_of_day / 3600.0) as u32,
+        (seconds_of_day / 60.0) as u32 % 60,
+        seconds_of_day % 60.0,
+    );
+    format!("{hours:02}:{minutes:02}:{seconds:06.3}Z")
+}
+
 /// Parses the command line and carries it out.
 pub fn main() -> ExitCode {
     let Cli { socket, command } = Cli::parse();
@@ -207,6 +222,7 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
         Command::Policy(policy) => policy.run(client).await,
+        Command::Roce(roce) => roce.run(client).await,
         Command::Rdma(rdma) => rdma.run(client).await,
         Command::Sriov(sriov) => sriov.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),

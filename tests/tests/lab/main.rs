@@ -4,12 +4,21 @@
 
 mod card;
 mod cni;
+mod cni_children;
+mod cni_faults;
+mod cni_rdma;
+mod cni_vlan;
 mod effort;
+mod guides;
 mod hardware;
+mod mode;
 mod modes;
 mod policies;
 mod policy_rdma;
 mod rdma;
+mod readers;
+mod reboot;
+mod roce_faults;
 mod rxe;
 mod sriov;
 mod two_nodes;
