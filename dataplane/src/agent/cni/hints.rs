@@ -55,7 +55,9 @@ impl Agent {
         let since = Instant::now();
         loop {
             self.forget_rdma();
-            let found = self.rdma_of(endpoint);
+            let mut described = endpoint.clone();
+            self.add_rdma(&mut described);
+            let found = described.rdma;
             let expects_gid = match &found {
                 Some(rdma) => rdma.gid.is_none(),
                 None => self.shares_rdma(parent),
