@@ -60,6 +60,8 @@ pub fn mechanisms() -> &'static [&'static str] {
 #[derive(Debug)]
 pub struct TestAgent {
     folder: TempDir,
+    state: PathBuf,
+    config: PathBuf,
     pins: PathBuf,
     node: String,
     options: Vec<String>,
@@ -91,8 +93,11 @@ impl TestAgent {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sluice-test-{}-{number}", std::process::id());
+        let folder = TempDir::new()?;
         Ok(Self {
-            folder: TempDir::new()?,
+            state: folder.path().join("state"),
+            config: "/dev/null".into(),
+            folder,
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
@@ -107,6 +112,16 @@ impl TestAgent {
     /// Other options from the next start on.
     pub fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Keeps its records elsewhere, from the next start on, where they outlive the test.
+    pub fn set_state(&mut self, folder: &Path) {
+        folder.clone_into(&mut self.state);
+    }
+
+    /// A configuration file from the next start on.
+    pub fn set_config(&mut self, file: &Path) {
+        file.clone_into(&mut self.config);
     }
 
     /// Another binary from the next start on.
@@ -143,7 +158,7 @@ impl TestAgent {
 
     /// The folder of its records.
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone()
     }
 
     /// The API's socket.
@@ -178,7 +193,9 @@ impl TestAgent {
         command
             .arg("agent")
             // Nor in /etc.
-            .args(["--config", "/dev/null", "--socket"])
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--socket")
             .arg(self.socket())
             .arg("--state-dir")
             .arg(self.state())

@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Agent, Result};
+use super::super::{Agent, Error, Result};
 use crate::{
     api::{
         hardware::{EndpointRdma, NodeRdma},
-        types::Endpoint,
+        types::{Endpoint, RoceVisibility},
     },
-    link::{NetnsRef, Sysfs},
+    link::{NetnsRef, Sysfs, other_namespaces},
     rdma::{NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, survey},
 };
 
@@ -21,6 +21,9 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(2);
 /// From this part of a GID table on the node's administrator is warned.
 const NEARLY_FULL: f64 = 0.8;
+
+/// How many namespaces a message names.
+const SHOWN: usize = 8;
 
 type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
 
@@ -51,17 +54,43 @@ impl Agent {
     pub fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
         let mut rdma = Rdma::open(&self.home)?;
         if rdma.mode()? != mode {
-            rdma.set_mode(mode)?;
+            rdma.set_mode(mode)
+                .map_err(|error| self.explain_blocked(error.into()))?;
         }
         self.forget_rdma();
         self.rdma()
     }
 
-    /// What an endpoint has of RDMA, looked up now.
-    pub(in crate::agent) fn rdma_of(&self, endpoint: &Endpoint) -> Option<EndpointRdma> {
-        let view = self.rdma_view();
-        let node = view.as_ref().as_ref().ok()?;
-        endpoint_rdma(endpoint, node)
+    /// Adds the namespaces that are in the way of a change of the mode.
+    fn explain_blocked(&self, error: Error) -> Error {
+        let Error::Conflict(text) = error else {
+            return error;
+        };
+        let others = other_namespaces(&self.home);
+        let shown = others.len().min(SHOWN);
+        let listed = others[..shown].join(", ");
+        Error::Conflict(match others.len() - shown {
+            0 if others.is_empty() => format!(
+                "{text}; none has a name or a process: one that is just ending, or one that a \
+                 mount or a file descriptor keeps"
+            ),
+            0 => format!("{text}; in the way: {listed}"),
+            more => format!("{text}; in the way: {listed} and {more} more"),
+        })
+    }
+
+    /// Adds what an endpoint has of RDMA, looked up now.
+    pub(in crate::agent) fn add_rdma(&self, endpoint: &mut Endpoint) {
+        match self.rdma_view().as_ref() {
+            Ok(node) => {
+                let (rdma, roce) = endpoint_rdma(endpoint, node);
+                endpoint.rdma = rdma;
+                endpoint.roce = roce;
+            }
+            Err(RdmaError::Unsupported) => endpoint.roce = Some(RoceVisibility::None),
+            // Not known.
+            Err(_) => {}
+        }
     }
 
     /// Makes the next question be answered from the kernel.
@@ -124,7 +153,40 @@ fn nearly_full(device: &PlacedDevice, port: &PlacedPort) -> String {
 
 /// The port of an endpoint: that of its own interface, or else, where devices are shared, the one
 /// that has a GID for one of its addresses, as a macvlan's master's has.
-fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
+///
+/// And who sees its RoCE, where the device's driver is known.
+fn endpoint_rdma(
+    endpoint: &Endpoint,
+    node: &NodeRdma,
+) -> (Option<EndpointRdma>, Option<RoceVisibility>) {
+    let Some((device, port)) = find_port(endpoint, node) else {
+        return (None, Some(RoceVisibility::None));
+    };
+    let rdma = describe(endpoint, node, device, port);
+    (Some(rdma), visibility(device))
+}
+
+fn visibility(device: &PlacedDevice) -> Option<RoceVisibility> {
+    if device
+        .device
+        .protocol
+        .as_deref()
+        .is_some_and(|protocol| protocol != "roce")
+    {
+        return Some(RoceVisibility::None);
+    }
+    let software = device.driver?.is_software();
+    Some(if software {
+        RoceVisibility::Wire
+    } else {
+        RoceVisibility::Offloaded
+    })
+}
+
+fn find_port<'a>(
+    endpoint: &Endpoint,
+    node: &'a NodeRdma,
+) -> Option<(&'a PlacedDevice, &'a PlacedPort)> {
     let addresses: Vec<IpAddr> = endpoint
         .addresses
         .iter()
@@ -144,22 +206,35 @@ fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
         let gid = port.gids.best(&addresses);
         gid.is_some_and(|gid| gid.netdev.as_ref() == Some(&endpoint.interface))
     };
-    let (device, port) = ports()
+    ports()
         .find(|(_, port)| own(port))
-        .or_else(|| ports().find(|(_, port)| node.mode == NetnsMode::Shared && speaks_for(port)))?;
+        .or_else(|| ports().find(|(_, port)| node.mode == NetnsMode::Shared && speaks_for(port)))
+}
+
+fn describe(
+    endpoint: &Endpoint,
+    node: &NodeRdma,
+    device: &PlacedDevice,
+    port: &PlacedPort,
+) -> EndpointRdma {
+    let addresses: Vec<IpAddr> = endpoint
+        .addresses
+        .iter()
+        .map(|address| address.addr())
+        .collect();
     let gid = port.gids.best(&addresses).cloned();
     let hca = format!("{}:{}", device.device.name, port.port.port);
     let mut environment = BTreeMap::from([("NCCL_IB_HCA".to_owned(), hca)]);
     if let Some(gid) = &gid {
         environment.insert("NCCL_IB_GID_INDEX".to_owned(), gid.index.to_string());
     }
-    Some(EndpointRdma {
+    EndpointRdma {
         device: device.device.name.clone(),
         port: port.port.port,
         exclusive: node.mode == NetnsMode::Exclusive && device.netns == endpoint.netns,
         gid,
         environment,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +243,7 @@ mod tests {
     use crate::{
         api::types::{Health, TcMechanism},
         rdma::{
-            Gid, GidTable, GidType, Guid, PhysicalState, PortNetdev, PortState, RdmaDevice,
+            Driver, Gid, GidTable, GidType, Guid, PhysicalState, PortNetdev, PortState, RdmaDevice,
             RdmaPort,
         },
     };
@@ -187,6 +262,7 @@ mod tests {
             uplink: None,
             mechanism: TcMechanism::Tcx,
             rdma: None,
+            roce: None,
             health: Health::Attached,
         }
     }
@@ -217,6 +293,7 @@ mod tests {
                 system_guid: Guid(1),
                 ports: 1,
             },
+            driver: None,
             pci: None,
             char_devices: Vec::new(),
             ports: vec![PlacedPort {
@@ -260,13 +337,16 @@ mod tests {
             NetnsMode::Shared,
             vec![device(0, "host", (3, "ens1f0"), gids)],
         );
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.8/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.8/24"), &node)
+            .0
+            .unwrap();
         assert_eq!((found.device.as_str(), found.port), ("mlx5_0", 1));
         assert!(!found.exclusive);
         assert_eq!(found.gid.unwrap().index, 7);
         assert_eq!(found.environment["NCCL_IB_HCA"], "mlx5_0:1");
         assert_eq!(found.environment["NCCL_IB_GID_INDEX"], "7");
-        assert_eq!(endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node), None);
+        let other = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node);
+        assert_eq!(other, (None, Some(RoceVisibility::None)));
     }
 
     #[test]
@@ -274,14 +354,36 @@ mod tests {
         let other = device(0, "b", (2, "net1"), vec![gid(0, "10.0.0.7", "net1")]);
         let own = device(1, "a", (2, "net1"), vec![gid(3, "10.0.0.7", "net1")]);
         let node = node(NetnsMode::Exclusive, vec![other, own]);
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.7/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.7/24"), &node)
+            .0
+            .unwrap();
         assert_eq!(found.device, "mlx5_1");
         assert!(found.exclusive);
         assert_eq!(found.gid.map(|gid| gid.index), Some(3));
         // Before the device has a GID for it.
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node)
+            .0
+            .unwrap();
         assert_eq!(found.gid, None);
         assert!(!found.environment.contains_key("NCCL_IB_GID_INDEX"));
+    }
+
+    #[test]
+    fn the_driver_tells_who_sees_the_packets() {
+        use RoceVisibility::{None as Nobody, Offloaded, Wire};
+        for (driver, protocol, expected) in [
+            (Some(Driver::Rxe), "roce", Some(Wire)),
+            (Some(Driver::Mlx5), "roce", Some(Offloaded)),
+            (Some(Driver::Ionic), "roce", Some(Offloaded)),
+            (Some(Driver::Siw), "iw", Some(Nobody)),
+            (Some(Driver::Mlx5), "ib", Some(Nobody)),
+            (None, "roce", None),
+        ] {
+            let mut device = device(0, "a", (2, "net1"), Vec::new());
+            device.driver = driver;
+            device.device.protocol = Some(protocol.into());
+            assert_eq!(visibility(&device), expected, "{driver:?} {protocol}");
+        }
     }
 
     #[test]
