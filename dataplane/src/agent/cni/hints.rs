@@ -55,7 +55,9 @@ impl Agent {
         let since = Instant::now();
         loop {
             self.forget_rdma();
-            let found = self.rdma_of(endpoint);
+            let mut looked_at = endpoint.clone();
+            self.add_rdma(&mut looked_at);
+            let found = looked_at.rdma;
             let expects_gid = match &found {
                 Some(rdma) => rdma.gid.is_none(),
                 None => self.shares_rdma(parent),
