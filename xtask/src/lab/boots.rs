@@ -105,12 +105,22 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 exclusive",
             Series::Newest,
-            &[Lab(&["mode", "policy_rdma", "rdma", "roce_faults"])],
+            &[Lab(&[
+                "mode",
+                "policy_rdma",
+                "rdma",
+                "roce_faults",
+                "roce_owner",
+            ])],
         )
     },
     Boot {
         prepare: SHARED,
-        ..boot("7 shared", Series::Newest, &[Lab(&["policy_rdma", "rdma"])])
+        ..boot(
+            "7 shared",
+            Series::Newest,
+            &[Lab(&["policy_rdma", "rdma", "roce_owner"])],
+        )
     },
 ];
 

@@ -141,6 +141,11 @@ const TOOLS: [Tool; 26] = {
         ),
         tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
         tool("ib_send_bw", &[Lab], ["perftest"; 3]),
+        tool(
+            "ibv_rc_pingpong",
+            &[Lab],
+            ["ibverbs-utils", "libibverbs-utils", "rdma-core"],
+        ),
         // libFuzzer is C++.
         tool("c++", &[Fuzz], ["g++", "gcc-c++", "gcc"]),
     ]
