@@ -67,7 +67,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 26] = {
+const TOOLS: [Tool; 27] = {
     use Group::{Bench, Demo, Fuzz, Lab, Test};
     const fn tool(
         name: &'static str,
