@@ -4,6 +4,10 @@
 
 mod card;
 mod cni;
+mod cni_children;
+mod cni_faults;
+mod cni_rdma;
+mod cni_vlan;
 mod effort;
 mod guides;
 mod hardware;

@@ -78,6 +78,11 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot("7 parts", Series::Newest, PARTS),
     boot("6.1 parts", Series::Linux6_1, PARTS),
     boot("7 lab", Series::Newest, &[Lab(EVERYWHERE)]),
+    boot(
+        "7 cni",
+        Series::Newest,
+        &[Lab(&["cni_children", "cni_faults", "cni_vlan"])],
+    ),
     boot("6.12 lab", Series::Linux6_12, &[Lab(EVERYWHERE)]),
     boot("6.1 lab", Series::Linux6_1, &[Lab(EVERYWHERE)]),
     Boot {
@@ -106,6 +111,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
             "7 exclusive",
             Series::Newest,
             &[Lab(&[
+                "cni_rdma",
                 "mode",
                 "policy_rdma",
                 "rdma",
@@ -119,7 +125,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 shared",
             Series::Newest,
-            &[Lab(&["policy_rdma", "rdma", "roce_owner"])],
+            &[Lab(&["cni_rdma", "policy_rdma", "rdma", "roce_owner"])],
         )
     },
 ];
