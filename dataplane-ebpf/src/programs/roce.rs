@@ -11,8 +11,9 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::now_ns,
     count,
-    event::{self, Subject, now_ns},
+    event::{self, Subject},
     maps::{ROCE_FLOWS, ROCE_REQUESTS, ROCE_STATS},
 };
 

@@ -248,7 +248,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_hw_counters(&self, saved: &Saved) -> Result<(), StoreError> {
-        self.write(&self.hw_counters_path(), saved, Outlives::Agent)
+        self.write(&self.hw_counters_path(), saved, Synced::Later)
     }
 
     fn hw_counters_path(&self) -> PathBuf {

@@ -63,6 +63,7 @@ impl Node {
             "vlan": 100,
             "spoofchk": "off",
             "trust": trust,
+            "max_tx_rate": 100,
             "ipam": {"type": "static", "addresses": [{"address": format!("{address}/24")}]},
         });
         Ok(Chain::of("1.0.0", "fast", &[plugin]))
@@ -111,7 +112,9 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
         let at_pf = node.at_pf(u32::try_from(number)?)?;
         ensure!(at_pf["vlan_list"][0]["vlan"] == 100, "{at_pf}");
         ensure!(
-            at_pf["spoofchk"] == false && at_pf["trust"] == (number == 0),
+            at_pf["spoofchk"] == false
+                && at_pf["trust"] == (number == 0)
+                && at_pf["rate"]["max_tx"] == 100,
             "{at_pf}"
         );
         ensure!(

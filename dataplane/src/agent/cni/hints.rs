@@ -41,13 +41,13 @@ impl Agent {
             let interface = inside.interface(&endpoint.interface).ok()?;
             endpoint.addresses = interface.addresses;
             let parent = interface.parent.map(|parent| parent.ifindex);
-            let hint = self.rdma_hint(&endpoint, parent)?;
+            let hint = self.rdma_hint(&mut endpoint, parent)?;
             Some((endpoint.interface, hint))
         })
         .collect()
     }
 
-    fn rdma_hint(&self, endpoint: &Endpoint, parent: Option<u32>) -> Option<Value> {
+    fn rdma_hint(&self, endpoint: &mut Endpoint, parent: Option<u32>) -> Option<Value> {
         let routed = endpoint.addresses.iter().any(|net| match net.addr() {
             IpAddr::V4(_) => true,
             IpAddr::V6(address) => !address.is_unicast_link_local(),
@@ -55,13 +55,13 @@ impl Agent {
         let since = Instant::now();
         loop {
             self.forget_rdma();
-            let found = self.rdma_of(endpoint);
-            let expects_gid = match &found {
+            self.add_rdma(endpoint);
+            let expects_gid = match &endpoint.rdma {
                 Some(rdma) => rdma.gid.is_none(),
                 None => self.shares_rdma(parent),
             };
             if !routed || !expects_gid || since.elapsed() > PATIENCE {
-                return serde_json::to_value(found?).ok();
+                return serde_json::to_value(endpoint.rdma.as_ref()?).ok();
             }
             thread::sleep(POLL);
         }
