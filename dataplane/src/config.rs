@@ -356,7 +356,10 @@ fn within<'de, D: Deserializer<'de>>(
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error(
+        "cannot read the configuration {}: {source}; mend that, or name another file with --config",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,

@@ -7,6 +7,7 @@ mod cni;
 mod cni_children;
 mod cni_faults;
 mod cni_rdma;
+mod cni_sriov;
 mod cni_vlan;
 mod effort;
 mod guides;
