@@ -33,6 +33,10 @@ fn fails(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
         output.status
     );
     ensure!(told.len() == 1, "{command:?}: not one line: {stderr}");
+    ensure!(
+        told[0].matches("(os error ").count() <= 1,
+        "{command:?}: a cause told twice: {stderr}"
+    );
     for word in words {
         ensure!(
             told[0].contains(word),
@@ -87,6 +91,11 @@ fn requests_that_name_what_is_not_there() -> Result<()> {
         ),
         (&["attach", "--netns", pod, "lo"], 1, &["lo", "Ethernet"]),
         (&["detach", "77"], 4, &["77", "sluice endpoints"]),
+        (
+            &["detach", "web"],
+            2,
+            &["web", "is no endpoint id", "--netns"],
+        ),
         (&["detach", "--netns", pod, "net1"], 4, &["net1", pod]),
         (&["uplink", "add", "no-such-nic"], 4, &["no-such-nic"]),
         (&["uplink", "del", "up0"], 4, &["up0", "sluice uplink list"]),
@@ -167,7 +176,13 @@ fn configuration_that_cannot_be() -> Result<()> {
         command.arg("agent").arg("--config").arg(&config);
         fails(&mut command, 2, words)?;
     }
-    Ok(())
+    let mut command = setup.node.command(&binary()?.display().to_string());
+    command.args(["agent", "--config", "/no/such.toml"]);
+    fails(
+        &mut command,
+        2,
+        &["/no/such.toml", "No such file", "--config"],
+    )
 }
 
 #[test]

@@ -80,7 +80,12 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot(
         "7 cni",
         Series::Newest,
-        &[Lab(&["cni_children", "cni_faults", "cni_vlan"])],
+        &[Lab(&[
+            "cni_children",
+            "cni_faults",
+            "cni_sriov",
+            "cni_vlan",
+        ])],
     ),
     boot("6.12 lab", Series::Linux6_12, &[Lab(EVERYWHERE)]),
     boot("6.1 lab", Series::Linux6_1, &[Lab(EVERYWHERE)]),
@@ -115,6 +120,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
                 "policy_rdma",
                 "rdma",
                 "roce_faults",
+                "roce_owner",
             ])],
         )
     },
@@ -123,7 +129,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 shared",
             Series::Newest,
-            &[Lab(&["cni_rdma", "policy_rdma", "rdma"])],
+            &[Lab(&["cni_rdma", "policy_rdma", "rdma", "roce_owner"])],
         )
     },
 ];
