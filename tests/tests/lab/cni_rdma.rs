@@ -93,7 +93,8 @@ fn ensure_told(added: &Value, alone: bool) -> Result<()> {
     ensure!(told["gid"]["type"] == "RoCE v2", "{added}");
     let index = told["gid"]["index"].as_u64().context("no GID")?;
     let hint = &told["environment"]["NCCL_IB_GID_INDEX"];
-    ensure!(*hint == index.to_string(), "{added}");
+    let told = hint.as_str().and_then(|text| text.parse().ok());
+    ensure!(told == Some(index), "{added}");
     Ok(())
 }
 

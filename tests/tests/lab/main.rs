@@ -20,6 +20,7 @@ mod rdma;
 mod readers;
 mod reboot;
 mod roce_faults;
+mod roce_owner;
 mod rxe;
 mod sriov;
 mod two_nodes;

@@ -120,6 +120,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
                 "policy_rdma",
                 "rdma",
                 "roce_faults",
+                "roce_owner",
             ])],
         )
     },
@@ -128,7 +129,7 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 shared",
             Series::Newest,
-            &[Lab(&["cni_rdma", "policy_rdma", "rdma"])],
+            &[Lab(&["cni_rdma", "policy_rdma", "rdma", "roce_owner"])],
         )
     },
 ];
