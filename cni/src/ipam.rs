@@ -11,10 +11,7 @@ use std::{
 };
 
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, killpg},
-    },
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use serde::Deserialize;
@@ -112,7 +109,6 @@ impl<'a> Ipam<'a> {
             .stdout(Stdio::piped())
             // A group of its own, so that one that hangs goes with its children.
             .process_group(0);
-        end_with_this_process(&mut process);
         let mut child = process.spawn().map_err(failed)?;
         let group = Pid::from_raw(child.id().cast_signed());
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -165,28 +161,6 @@ impl<'a> Ipam<'a> {
 
     fn failed(&self, what: &str) -> Error {
         Error::new(Code::Ipam, format!("IPAM plugin {} {what}", self.kind))
-    }
-}
-
-/// Has the kernel kill a child when this process is killed: an IPAM plugin that
-/// went on would take an address that the runtime's DEL has released before.
-///
-/// The signal comes with the end of the thread that starts the child. That is
-/// the main thread, which ends with the process.
-fn end_with_this_process(process: &mut Process) {
-    let parent = Pid::this();
-    let prepare = move || {
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if Pid::parent() == parent {
-            Ok(())
-        } else {
-            // Killed before the kernel was asked.
-            Err(io::ErrorKind::Interrupted.into())
-        }
-    };
-    // SAFETY: between fork and exec it makes two system calls, allocates nothing and takes no lock.
-    unsafe {
-        process.pre_exec(prepare);
     }
 }
 

@@ -8,9 +8,7 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -36,7 +34,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn start(&self) -> Child {
+    /// Exit status, what was printed as JSON (null for nothing), what was said.
+    fn run(&self) -> (bool, Value, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-cni"));
         command
             .env_clear()
@@ -57,12 +56,7 @@ impl<'a> Call<'a> {
             .unwrap();
         // It may end without reading.
         let _ = child.stdin.take().unwrap().write_all(self.input.as_bytes());
-        child
-    }
-
-    /// Exit status, what was printed as JSON (null for nothing), what was said.
-    fn run(&self) -> (bool, Value, String) {
-        let output = self.start().wait_with_output().unwrap();
+        let output = child.wait_with_output().unwrap();
         let printed = if output.stdout.is_empty() {
             Value::Null
         } else {
@@ -439,42 +433,6 @@ fn the_log_goes_where_it_is_told() {
         said.contains("logFile") && said.contains("tombstone"),
         "{said}"
     );
-}
-
-/// An IPAM plugin that outlived its caller could take an address after the runtime's DEL.
-#[test]
-fn the_ipam_plugin_ends_with_a_plugin_that_is_killed() {
-    let folder = TempDir::new().unwrap();
-    let pid_file = folder.path().join("pid");
-    let script = format!("echo $$ >{}; exec /bin/sleep 1000", pid_file.display());
-    let bin = ipam(folder.path(), &script);
-    let more = json!({"mode": "macvlan", "ipam": {"type": "scripted"}});
-    let set = [("CNI_PATH", bin.as_str())];
-    let call = Call {
-        set: &set,
-        ..Call::new("ADD", &config("1.0.0", folder.path(), more))
-    };
-    let mut plugin = call.start();
-    let pid = wait_for(|| {
-        let text = fs::read_to_string(&pid_file).ok()?;
-        text.trim().parse::<u32>().ok()
-    });
-    let alive = || Path::new(&format!("/proc/{pid}/exe")).exists();
-    assert!(alive());
-    plugin.kill().unwrap();
-    plugin.wait().unwrap();
-    wait_for(|| (!alive()).then_some(()));
-}
-
-/// Looks again and again, for half a minute at most.
-fn wait_for<T>(mut probe: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..3000 {
-        if let Some(found) = probe() {
-            return found;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("waited in vain");
 }
 
 /// An IPAM plugin, and where it notes the commands that it was given.
