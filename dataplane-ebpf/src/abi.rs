@@ -368,9 +368,9 @@ pub struct RoceFlowKey {
     pub destination: Address,
 }
 
-/// Value of `roce_flows`.
+/// Value of `roce_flows`. What every packet touches comes first.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoceFlow {
     /// Packets of every operation.
     pub packets: u64,
@@ -378,23 +378,91 @@ pub struct RoceFlow {
     pub bytes: u64,
     /// When the last packet was seen, ns of the monotonic clock (coarse).
     pub last_seen_ns: u64,
+    /// Next request's PSN, 24 bits; meaningful with [`RoceFlow::SYNCED`].
+    pub expected_psn: u32,
+    /// Path MTU in bytes, learned from a first or middle packet; 0 before.
+    pub path_mtu: u16,
+    /// [`RoceFlow::SYNCED`].
+    pub flags: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// Packets by operation, at the number of its [`Kind`](crate::roce::Kind).
+    pub operations: [u64; ROCE_OPERATIONS],
+    /// Packets that a switch marked as having met congestion.
+    pub ce_marked: u64,
+    /// Negative acknowledgements of every code.
+    pub naks: u64,
+    /// Negative acknowledgements of a receiver that was not ready.
+    pub rnr_naks: u64,
     /// Requests whose PSN lay behind the expected one: retransmissions.
     pub duplicates: u64,
     /// Times that a request's PSN lay ahead of the expected one.
     pub gaps: u64,
     /// PSNs that those gaps skipped.
     pub missing: u64,
-    /// Next request's PSN, 24 bits; meaningful with [`RoceFlow::SYNCED`].
-    pub expected_psn: u32,
-    /// Path MTU in bytes, learned from a first or middle packet; 0 before.
-    pub path_mtu: u16,
-    /// [`RoceFlow::SYNCED`].
-    pub flags: u16,
+    /// Answers whose request's time was known.
+    pub answers_timed: u64,
+    /// How long all of them took together, ns.
+    pub answer_time_ns: u64,
+    /// How long the slowest took, ns.
+    pub answer_time_longest_ns: u64,
+    /// The queue pair that the last request answered here was for, 24 bits.
+    pub answering_qp: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 impl RoceFlow {
     /// `expected_psn` is known.
-    pub const SYNCED: u16 = 1;
+    pub const SYNCED: u8 = 1;
+
+    /// Before its first packet.
+    pub const NEW: Self = Self {
+        packets: 0,
+        bytes: 0,
+        last_seen_ns: 0,
+        expected_psn: 0,
+        path_mtu: 0,
+        flags: 0,
+        direction: 0,
+        operations: [0; ROCE_OPERATIONS],
+        ce_marked: 0,
+        naks: 0,
+        rnr_naks: 0,
+        duplicates: 0,
+        gaps: 0,
+        missing: 0,
+        answers_timed: 0,
+        answer_time_ns: 0,
+        answer_time_longest_ns: 0,
+        answering_qp: 0,
+        pad: 0,
+    };
+}
+
+impl Default for RoceFlow {
+    fn default() -> Self {
+        Self::NEW
+    }
+}
+
+/// Operations that a flow counts: every [`Kind`](crate::roce::Kind) below this.
+pub const ROCE_OPERATIONS: usize = crate::roce::Kind::Malformed as usize;
+
+/// Slots of `roce_requests`; a power of two.
+pub const ROCE_REQUESTS: u32 = 4096;
+
+/// Value of `roce_requests`: when a request passed that is waiting for its
+/// answer. See [`crate::roce::timing`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoceRequest {
+    /// When, ns of the monotonic clock (exact); 0 in an empty slot.
+    pub time_ns: u64,
+    /// What the request shares with its answer.
+    pub exchange: u32,
+    /// The queue pair that it was for, 24 bits.
+    pub destination_qp: u32,
 }
 
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (`::ffff:a.b.c.d`,
@@ -716,7 +784,8 @@ plain!(
     DropKey = 8,
     RoceKey = 8,
     RoceFlowKey = 40,
-    RoceFlow = 56,
+    RoceFlow = 200,
+    RoceRequest = 16,
     Event = 72,
     TokenBucket = 16,
     UplinkConfig = 16,

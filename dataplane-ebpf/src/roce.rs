@@ -5,6 +5,8 @@
 //! (opcodes: table 38; AETH syndromes: table 45) and annexes A16 (RoCE) and
 //! A17 (RoCEv2, congestion notification packets); CM messages: chapter 12.
 
+pub mod timing;
+
 use crate::{
     abi::{RoceFlow, coded_enum},
     parse::{Fragment, Headers, Packet, UDP_LEN, Wire, protocol},
@@ -474,6 +476,26 @@ fn read_new_qp<P: Packet + ?Sized>(packet: &P, mad: usize) -> Option<u32> {
         _ => return Some(0),
     };
     Some(u32::from_be(qp) >> 8)
+}
+
+/// Counts a packet in its flow, but for its place in the sequence. `ce`: it is
+/// marked as having met congestion. A segmentation-offloaded buffer is several
+/// `packets`.
+#[inline(always)]
+pub fn tally(flow: &mut RoceFlow, packet: &RocePacket, ce: bool, packets: u64, bytes: u64) {
+    flow.packets += packets;
+    flow.bytes += bytes;
+    if let Some(operation) = flow.operations.get_mut(packet.kind as usize) {
+        *operation += packets;
+    }
+    if ce {
+        flow.ce_marked += packets;
+    }
+    match packet.mark {
+        None => {}
+        Some(Kind::RnrNak) => flow.rnr_naks += packets,
+        Some(_) => flow.naks += packets,
+    }
 }
 
 /// Where a request stands in its queue pair's sequence.

@@ -28,7 +28,8 @@ gid_index() { # POD DEVICE ADDRESS
 
 # One RDMA write test between two pods: the passive side, then the active one.
 write_bandwidth() { # POD DEVICE ADDRESS POD DEVICE ADDRESS
-    local options='-F -s 2048 -n 50'
+    # Two seconds until it resends: the machine may be slow.
+    local options='-F -s 2048 -n 50 -u 19'
     ip netns exec "$1" ib_write_bw -d "$2" -x "$(gid_index "$1" "$2" "$3")" $options >/dev/null 2>&1 &
     until_true ip netns exec "$1" grep -q ':4853 .* 0A ' /proc/net/tcp /proc/net/tcp6
     echo "# ib_write_bw -d $5 $options $3     # in pod $4"

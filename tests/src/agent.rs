@@ -60,6 +60,8 @@ pub fn mechanisms() -> &'static [&'static str] {
 #[derive(Debug)]
 pub struct TestAgent {
     folder: TempDir,
+    state: PathBuf,
+    config: PathBuf,
     pins: PathBuf,
     node: String,
     options: Vec<String>,
@@ -68,6 +70,8 @@ pub struct TestAgent {
     environment: Vec<(String, String)>,
     mounts: Option<String>,
     process: Option<Child>,
+    /// Its end says nothing.
+    dismissed: bool,
 }
 
 impl TestAgent {
@@ -89,8 +93,11 @@ impl TestAgent {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sluice-test-{}-{number}", std::process::id());
+        let folder = TempDir::new()?;
         Ok(Self {
-            folder: TempDir::new()?,
+            state: folder.path().join("state"),
+            config: "/dev/null".into(),
+            folder,
             pins: Path::new("/sys/fs/bpf").join(name),
             node: node.name().to_owned(),
             options: options.iter().map(ToString::to_string).collect(),
@@ -98,12 +105,23 @@ impl TestAgent {
             environment: Vec::new(),
             mounts: None,
             process: None,
+            dismissed: false,
         })
     }
 
     /// Other options from the next start on.
     pub fn set_options(&mut self, options: &[&str]) {
         self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// Keeps its records elsewhere, from the next start on, where they outlive the test.
+    pub fn set_state(&mut self, folder: &Path) {
+        folder.clone_into(&mut self.state);
+    }
+
+    /// A configuration file from the next start on.
+    pub fn set_config(&mut self, file: &Path) {
+        file.clone_into(&mut self.config);
     }
 
     /// Another binary from the next start on.
@@ -140,7 +158,7 @@ impl TestAgent {
 
     /// The folder of its records.
     pub fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.state.clone()
     }
 
     /// The API's socket.
@@ -175,7 +193,9 @@ impl TestAgent {
         command
             .arg("agent")
             // Nor in /etc.
-            .args(["--config", "/dev/null", "--socket"])
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--socket")
             .arg(self.socket())
             .arg("--state-dir")
             .arg(self.state())
@@ -312,6 +332,11 @@ impl TestAgent {
         found.cloned().context("no such endpoint")
     }
 
+    /// Ends it without showing its log, where no harness keeps that from a run that went well.
+    pub fn dismiss(mut self) {
+        self.dismissed = true;
+    }
+
     /// What the agent has logged.
     pub fn log_text(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
@@ -320,8 +345,10 @@ impl TestAgent {
 
 impl Drop for TestAgent {
     fn drop(&mut self) {
-        // The harness shows it only if the test fails.
-        eprintln!("--- log of the agent\n{}", self.log_text());
+        if !self.dismissed {
+            // The harness shows it only if the test fails.
+            eprintln!("--- log of the agent\n{}", self.log_text());
+        }
         if std::thread::panicking()
             && let Ok(stats) = self.run(&["stats", "-o", "json"])
         {

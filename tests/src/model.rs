@@ -33,7 +33,8 @@ pub struct Model {
     pub counters: Counters,
     /// Source prefixes that the uplink stops.
     pub blocked: Vec<IpNet>,
-    flows: HashMap<RoceFlowKey, RoceFlow>,
+    /// RoCE flows; of [`RoceFlow`] all but times.
+    pub flows: HashMap<RoceFlowKey, RoceFlow>,
 }
 
 impl Model {
@@ -114,6 +115,13 @@ impl Model {
         }
         let key = key(packet.destination_qp, headers.source, headers.destination);
         let flow = self.flows.entry(key).or_default();
+        flow.direction = direction as u8;
+        flow.packets += 1;
+        flow.bytes += frame.len() as u64;
+        flow.operations[packet.kind as usize] += 1;
+        flow.ce_marked += u64::from(headers.ecn() == ECN_CE);
+        flow.rnr_naks += u64::from(packet.mark == Some(Kind::RnrNak));
+        flow.naks += u64::from(packet.mark.is_some_and(|mark| mark != Kind::RnrNak));
         if packet.path_mtu != 0 {
             flow.path_mtu = packet.path_mtu;
         }

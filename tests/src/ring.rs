@@ -1,19 +1,12 @@
 //! Frames put on an interface out of a transmit ring (`PACKET_TX_RING`, packet(7)): the kernel makes
 //! packets of them whose linear part is the link header alone, with all else in the ring's pages.
 
-use std::{
-    os::fd::{AsRawFd as _, OwnedFd},
-    ptr::NonNull,
-};
+use std::{os::fd::AsRawFd as _, ptr::NonNull};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::{
-    errno::Errno,
-    ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, SockFlag, SockType, bind, socket},
-};
+use nix::{errno::Errno, sys::socket::bind};
 
-use crate::netns::TestNetns;
+use crate::{netns::TestNetns, wire::Wire};
 
 /// One slot of the ring: header and frame; a page.
 const SLOT: usize = 4096;
@@ -27,9 +20,8 @@ const SEND_REQUEST: usize = 1;
 /// A ring with one slot on one interface.
 #[derive(Debug)]
 pub struct Ring {
-    socket: OwnedFd,
+    wire: Wire,
     slot: NonNull<libc::c_void>,
-    mac: [u8; 6],
 }
 
 impl Ring {
@@ -38,23 +30,9 @@ impl Ring {
     /// # Errors
     /// It is not there, or this process is not root.
     pub fn open(netns: &TestNetns, interface: &str) -> Result<Self> {
-        let (socket, mac) = netns.enter(|| -> Result<_> {
-            let link = getifaddrs()?
-                .filter(|found| found.interface_name == interface)
-                .find_map(|found| found.address?.as_link_addr().copied())
-                .with_context(|| format!("no interface {interface}"))?;
-            let socket = socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                None,
-            )?;
-            bind(socket.as_raw_fd(), &link)?;
-            let mac = link
-                .addr()
-                .with_context(|| format!("{interface} has no MAC address"))?;
-            Ok((socket, mac))
-        })??;
+        let wire = Wire::open(netns, interface)?;
+        let socket = wire.socket.as_raw_fd();
+        bind(socket, &wire.link)?;
         let request = libc::tpacket_req {
             tp_block_size: SLOT as u32,
             tp_block_nr: 1,
@@ -64,7 +42,7 @@ impl Ring {
         // SAFETY: the option's value is a `tpacket_req`, valid through the call.
         let set = unsafe {
             libc::setsockopt(
-                socket.as_raw_fd(),
+                socket,
                 libc::SOL_PACKET,
                 libc::PACKET_TX_RING,
                 (&raw const request).cast(),
@@ -79,18 +57,18 @@ impl Ring {
                 SLOT,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                socket.as_raw_fd(),
+                socket,
                 0,
             )
         };
         let slot = NonNull::new(slot).filter(|slot| slot.as_ptr() != libc::MAP_FAILED);
         let slot = slot.context("cannot map the transmit ring")?;
-        Ok(Self { socket, slot, mac })
+        Ok(Self { wire, slot })
     }
 
     /// The interface's MAC address.
     pub fn mac(&self) -> [u8; 6] {
-        self.mac
+        self.wire.mac()
     }
 
     /// Sends a frame. False when a program on the interface dropped it, as the kernel tells the
@@ -115,7 +93,7 @@ impl Ring {
             status.write_volatile(SEND_REQUEST);
         }
         // SAFETY: nothing is passed but the descriptor; returns when the slot is done with.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), std::ptr::null(), 0, 0) };
+        let sent = unsafe { libc::send(self.wire.socket.as_raw_fd(), std::ptr::null(), 0, 0) };
         match Errno::result(sent) {
             Ok(_) => {}
             // The slot stays as it is, to be sent again; the next frame overwrites it.

@@ -14,8 +14,8 @@ use crate::netns::TestNetns;
 /// An interface to send from, by a packet socket.
 #[derive(Debug)]
 pub struct Wire {
-    socket: OwnedFd,
-    link: LinkAddr,
+    pub(crate) socket: OwnedFd,
+    pub(crate) link: LinkAddr,
     mac: [u8; 6],
 }
 

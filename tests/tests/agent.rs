@@ -345,19 +345,29 @@ fn bpftool_shows_the_maps_with_their_fields() -> Result<()> {
     );
     let endpoints = dump("endpoints")?;
     ensure!(endpoints.contains("\"policy_epoch\""), "{endpoints}");
-    // Every command that `sluice bpf` names runs.
-    let commands = agent.run(&["bpf"])?;
-    let mut ran = 0;
-    for line in commands
+    // Every pinned map has its command, below words that tell what it shows, and every command runs.
+    let text = agent.run(&["bpf"])?;
+    let commands: Vec<(&str, &str)> = text
         .lines()
-        .map(str::trim)
-        .filter(|line| line.starts_with("bpftool "))
-    {
-        let mut command = std::process::Command::new("sh");
-        output(command.args(["-c", line]))?;
-        ran += 1;
+        .zip(text.lines().skip(1))
+        .filter(|(_, command)| command.starts_with("bpftool "))
+        .collect();
+    for pin in fs::read_dir(agent.pins())? {
+        let pin = pin?;
+        if pin.file_type()?.is_dir() {
+            continue;
+        }
+        let path = format!(" pinned {}", pin.path().display());
+        let found = commands
+            .iter()
+            .find(|(_, command)| command.ends_with(&path));
+        let (words, _) = found.with_context(|| format!("nothing about{path} in:\n{text}"))?;
+        ensure!(words.starts_with("# ") && !words.contains("another version"));
     }
-    ensure!(ran > 5, "{commands}");
+    for (_, command) in commands {
+        let mut shell = std::process::Command::new("sh");
+        output(shell.args(["-c", command]))?;
+    }
     agent.run(&["detach", &id.to_string()])?;
     Ok(())
 }

@@ -6,15 +6,18 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, HashMap, LpmTrie, lpm_trie::Key};
-use dataplane_ebpf::abi::{Address, Direction, UPLINK_BIT, UplinkConfig, UplinkCounter};
+use dataplane_ebpf::{
+    abi::{Address, Direction, UPLINK_BIT, UplinkConfig, UplinkCounter},
+    roce::{Kind, timing},
+};
 use proptest::{
     collection::vec,
     test_runner::{Config, TestCaseError, TestRunner},
 };
 use sluice_tests::{
-    counters::Counters,
+    counters::{Counters, roce_flows},
     harness::{ENDPOINT, Programs, UPLINK, runs_at_tc},
     model::{Model, TC_NEXT, TC_REDIRECT},
     netns::TestNetns,
@@ -80,6 +83,20 @@ fn agree(programs: &mut Programs, frames: &[Vec<u8>]) -> Result<()> {
         "counted {counted:#?}\nexpected {:#?}\nof {frames:02x?}",
         model.counters
     );
+    for (key, mut flow) in roce_flows(programs)? {
+        let expected = model.flows.remove(&key);
+        flow.last_seen_ns = 0;
+        // Of times only that they are there, since they are what they are.
+        flow.answers_timed = 0;
+        flow.answer_time_ns = 0;
+        flow.answer_time_longest_ns = 0;
+        flow.answering_qp = 0;
+        ensure!(
+            expected == Some(flow),
+            "{key:?}: {flow:?}, not {expected:?}, of {frames:02x?}"
+        );
+    }
+    ensure!(model.flows.is_empty(), "not followed: {:?}", model.flows);
     Ok(())
 }
 
@@ -163,6 +180,43 @@ fn on_every_acknowledgement() -> Result<()> {
         }
     }
     agree(&mut load()?, &frames)
+}
+
+/// A pod's request and its answer, one PSN after another, in both directions.
+#[test]
+fn requests_of_one_psn_in_some_are_timed_until_their_answer() -> Result<()> {
+    const PSNS: u32 = 2000;
+    let timed = (0..PSNS).filter(|psn| timing::is_timed(*psn)).count() as u64;
+    ensure!(timed > 30, "{timed}");
+    for (requests, answers) in [
+        ("entry_egress", "entry_ingress"),
+        ("entry_ingress", "entry_egress"),
+    ] {
+        let mut programs = load()?;
+        for psn in 0..PSNS {
+            let request = Roce::write(psn, 64).qp(17).v2(&Frame::v4());
+            let answer = Roce::new(0x11).psn(psn).qp(18).with(&aeth(0x1f));
+            let answer = answer.v2(&Frame::v4().reversed());
+            for (program, frame) in [(requests, &request), (answers, &answer), (answers, &answer)] {
+                ensure!(programs.run(program, frame)? == TC_NEXT);
+            }
+        }
+        let flows = roce_flows(&mut programs)?;
+        let to = |qp| {
+            let found = flows.iter().find(|(key, _)| key.destination_qp == qp);
+            found.map(|(_, flow)| flow).context("no flow")
+        };
+        let (request, answer) = (to(17)?, to(18)?);
+        ensure!(request.answers_timed == 0 && answer.answers_timed == timed);
+        ensure!(answer.answering_qp == 17, "{answer:?}");
+        let mean = answer.answer_time_ns / timed;
+        ensure!(
+            mean > 0 && mean <= answer.answer_time_longest_ns,
+            "{answer:?}"
+        );
+        ensure!(answer.operations[Kind::Ack as usize] == u64::from(2 * PSNS));
+    }
+    Ok(())
 }
 
 #[test]

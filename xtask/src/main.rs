@@ -3,9 +3,9 @@
 mod bench;
 mod build;
 mod check;
-mod ci;
 mod demo;
 mod exec;
+mod fuzz;
 mod lab;
 mod object;
 mod setup;
@@ -39,10 +39,10 @@ enum Command {
     Bench(bench::Bench),
     /// Boot other kernels, SR-IOV, soft-RoCE and a second node in virtual machines (needs root)
     Lab(lab::Lab),
+    /// Fuzz the parsers, for a minute each
+    Fuzz(fuzz::Fuzz),
     /// Check formatting and lints
     Check,
-    /// All that must be good before a change goes in: check, then test
-    Ci(ci::Ci),
 }
 
 fn main() -> ExitCode {
@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         Command::Test(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Lab(command) => command.run(),
+        Command::Fuzz(command) => command.run(),
         Command::Check => check::run(),
-        Command::Ci(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

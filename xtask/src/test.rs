@@ -10,7 +10,11 @@ use clap::Args;
 
 use crate::{
     build::{self, Profile},
-    exec, lab,
+    exec,
+    lab::{
+        self,
+        suite::{Form, Subject},
+    },
     setup::{self, Group},
     toolchain, workspace,
 };
@@ -23,39 +27,36 @@ pub(crate) struct Test {
     #[arg(long)]
     lab: bool,
 
-    /// Run only the tests whose path contains one of these
+    /// Run all of the lab's tests too
+    #[arg(long, conflicts_with = "lab")]
+    all: bool,
+
+    /// Run only the tests whose path contains one of these; the lab's only if they are asked for
     filters: Vec<String>,
 }
 
 impl Test {
-    /// Runs the tests, to the end even when some fail.
+    /// Runs the tests, to the end even when some fail. Where nothing else is asked for, these are
+    /// this machine's and the lab's in their short form, if virtual machines can be had.
     ///
     /// # Errors
     /// Not root, the build fails, a test fails, or no test ran.
     pub(crate) fn run(&self) -> Result<()> {
         let mut tally = Tally::default();
-        let status = if self.lab {
-            lab::suite::prepare()?;
-            in_the_lab(&self.filters, &mut tally)?;
-            ExitStatus::default()
-        } else {
-            here(&self.filters, &mut tally)?
-        };
-        tally.show();
-        tally.verdict(status)
-    }
-
-    /// Runs every test; those of the lab if `lab` is set and it can be had.
-    ///
-    /// # Errors
-    /// As [`Test::run`].
-    pub(crate) fn run_all(lab: bool) -> Result<()> {
-        let mut tally = Tally::default();
-        let status = here(&[], &mut tally)?;
-        match lab.then(lab::suite::prepare) {
-            None => exec::step("Leaving the lab's tests out: `cargo xtask ci --lab` has them"),
-            Some(Ok(())) => in_the_lab(&[], &mut tally)?,
-            Some(Err(reason)) => exec::step(&format!("Skipping the lab's tests: {reason:#}")),
+        if self.lab {
+            lab::suite::prepare(Form::Whole)?;
+            in_the_lab(Form::Whole, &self.filters, &mut tally)?;
+            tally.show();
+            return tally.verdict(ExitStatus::default());
+        }
+        let status = here(&self.filters, &mut tally)?;
+        if self.all {
+            lab_if_there_is_one(Form::Whole, &self.filters, &mut tally)?;
+        } else if self.filters.is_empty() {
+            exec::step(
+                "Of the lab's tests the most telling; `cargo xtask test --lab` runs them all",
+            );
+            lab_if_there_is_one(Form::Short, &[], &mut tally)?;
         }
         tally.show();
         tally.verdict(status)
@@ -99,12 +100,31 @@ fn here(filters: &[String], tally: &mut Tally) -> Result<ExitStatus> {
     watch(&mut command, tally)
 }
 
+/// Runs the tests that need virtual machines, or says why they cannot be run.
+fn lab_if_there_is_one(form: Form, filters: &[String], tally: &mut Tally) -> Result<()> {
+    match lab::suite::prepare(form) {
+        Ok(()) => in_the_lab(form, filters, tally),
+        Err(reason) => {
+            exec::step(&format!(
+                "Skipping the lab's tests (other kernels, SR-IOV, ipvlan, RDMA, a second node): {reason:#}"
+            ));
+            Ok(())
+        }
+    }
+}
+
 /// Runs the tests that need virtual machines.
-fn in_the_lab(filters: &[String], tally: &mut Tally) -> Result<()> {
+fn in_the_lab(form: Form, filters: &[String], tally: &mut Tally) -> Result<()> {
     setup::system(&[Group::Test])?;
+    setup::cni_clients()?;
     build::object(false)?;
+    let failpoints = build::with_failpoints()?;
     let sluice = build::sluice(Profile::Release, false)?;
-    if let Err(error) = lab::suite::run(&sluice, filters, &mut |line| tally.count(line)) {
+    let subject = Subject {
+        sluice: &sluice,
+        failpoints: &failpoints,
+    };
+    if let Err(error) = lab::suite::run(form, &subject, filters, &mut |line| tally.count(line)) {
         // The other machines' results count all the same.
         eprintln!("error: {error:#}");
         tally.failures += 1;

@@ -74,6 +74,19 @@ pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// `cargo install` of one release of a tool, with the dependencies that it was published with.
+pub(crate) fn install(tool: &str, version: &str) -> Command {
+    let mut command = cargo();
+    command
+        .args(["install", tool, "--version", version])
+        .args(["--locked", "--quiet", "--force"])
+        // What suits the workspace's own build must not leak into the tool's.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET");
+    command
+}
+
 /// The user's cache folder for what xtask fetches and builds, made if it is absent.
 ///
 /// # Errors

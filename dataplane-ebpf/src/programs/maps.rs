@@ -12,7 +12,8 @@ use aya_ebpf::{
 use dataplane_ebpf::abi::{
     Address, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentKey,
     FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PolicyData, PolicyRule,
-    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+    ROCE_REQUESTS as REQUESTS, RoceFlow, RoceFlowKey, RoceKey, RoceRequest, TokenBucket,
+    UPLINK_COUNTERS, UplinkConfig, stage,
 };
 
 use super::packet::Parsed;
@@ -52,6 +53,10 @@ pub static ROCE_STATS: PerCpuHashMap<RoceKey, Counter, { ENDPOINTS * 32 }, SPARS
 /// Port, addresses, destination queue pair -> packets, sequence.
 #[btf_map(name = "roce_flows")]
 pub static ROCE_FLOWS: LruHashMap<RoceFlowKey, RoceFlow, 16384> = LruHashMap::new();
+
+/// Requests that wait for their answer, by what they share with it.
+#[btf_map(name = "roce_requests")]
+pub static ROCE_REQUESTS: Array<RoceRequest, { REQUESTS as usize }> = Array::new();
 
 /// Drops and RoCE trouble, for the agent.
 #[btf_map(name = "events")]

@@ -1,17 +1,23 @@
 //! RoCE counters, of endpoints and uplinks alike.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use dataplane_ebpf::{
-    abi::{EventKind, Fault, RoceFlow, RoceFlowKey, RoceKey},
+    abi::{EventKind, Fault, RoceFlow, RoceFlowKey, RoceKey, UPLINK_BIT},
     parse::{ECN_CE, join},
-    roce::{self, Found, Kind, Order, RocePacket, Transport},
+    roce::{
+        self, Found, Kind, Order, RocePacket, Transport,
+        timing::{self, Role},
+    },
 };
 
 use super::{
     count,
     event::{self, Subject, now_ns},
-    maps::{ROCE_FLOWS, ROCE_STATS},
+    maps::{ROCE_FLOWS, ROCE_REQUESTS, ROCE_STATS},
 };
+
+/// A flow before its first packet, where it takes no room on the stack.
+static NEW_FLOW: RoceFlow = RoceFlow::NEW;
 
 /// Counts the packet if it is RoCE.
 #[inline(always)]
@@ -30,13 +36,14 @@ pub fn count(subject: &Subject<'_>, roce: &RocePacket) {
         });
     }
     join();
-    let order = follow(subject, roce);
+    let ce = subject.headers.ecn() == ECN_CE;
+    let order = follow(subject, roce, ce);
     let mut marks = match order {
         Order::Expected => 0,
         Order::Duplicate => RoceKey::DUPLICATE,
         Order::Gap(_) => RoceKey::GAP,
     };
-    if subject.headers.ecn() == ECN_CE {
+    if ce {
         marks |= RoceKey::CE;
     }
     add(subject, roce.transport, roce.kind, marks);
@@ -83,7 +90,7 @@ fn add_counts(
 /// lock; where they do not, the flow's numbers are approximate, while
 /// `roce_stats` stays exact.
 #[inline(always)]
-fn follow(subject: &Subject<'_>, roce: &RocePacket) -> Order {
+fn follow(subject: &Subject<'_>, roce: &RocePacket, ce: bool) -> Order {
     let key = RoceFlowKey {
         port: subject.port,
         destination_qp: roce.destination_qp,
@@ -91,7 +98,7 @@ fn follow(subject: &Subject<'_>, roce: &RocePacket) -> Order {
         destination: subject.headers.destination,
     };
     let found = ROCE_FLOWS.get_ptr_mut(key).or_else(|| {
-        let _ = ROCE_FLOWS.insert(key, RoceFlow::default(), BPF_NOEXIST.into());
+        let _ = ROCE_FLOWS.insert(key, &NEW_FLOW, BPF_NOEXIST.into());
         ROCE_FLOWS.get_ptr_mut(key)
     });
     let Some(flow) = found else {
@@ -102,8 +109,8 @@ fn follow(subject: &Subject<'_>, roce: &RocePacket) -> Order {
     // program ends.
     let flow = unsafe { &mut *flow };
     let now = now_ns();
-    flow.packets += subject.packets;
-    flow.bytes += subject.bytes;
+    flow.direction = subject.direction as u8;
+    roce::tally(flow, roce, ce, subject.packets, subject.bytes);
     if roce.path_mtu != 0 {
         flow.path_mtu = roce.path_mtu;
     }
@@ -113,5 +120,34 @@ fn follow(subject: &Subject<'_>, roce: &RocePacket) -> Order {
         Order::Expected
     };
     flow.last_seen_ns = now;
+    // An uplink sees one side of an exchange only.
+    if timing::is_timed(roce.psn) && subject.port & UPLINK_BIT == 0 {
+        time(subject, roce, flow, order);
+    }
     order
+}
+
+/// Notes when a request passed, or how long the packet's request has waited for
+/// it. Packets that race for a slot cost a measurement, or in the worst case
+/// make a wrong one among many.
+#[inline(always)]
+fn time(subject: &Subject<'_>, roce: &RocePacket, flow: &mut RoceFlow, order: Order) {
+    let headers = subject.headers;
+    let role = timing::role(roce);
+    let (requester, responder) = match role {
+        Role::None => return,
+        Role::Request => (&headers.source, &headers.destination),
+        Role::Answer => (&headers.destination, &headers.source),
+    };
+    let exchange = timing::exchange(subject.port, requester, responder, roce.psn);
+    let Some(slot) = ROCE_REQUESTS.get_ptr_mut(timing::slot(exchange)) else {
+        return;
+    };
+    // SAFETY: from a map lookup; the helper has no preconditions.
+    let (slot, now) = unsafe { (&mut *slot, bpf_ktime_get_ns()) };
+    if let Role::Request = role {
+        timing::request(slot, exchange, roce.destination_qp, order, now);
+    } else {
+        timing::answer(slot, exchange, flow, now);
+    }
 }

@@ -1,5 +1,6 @@
 //! What is read of RoCE packets, and how sequences are followed.
 
+mod exchanges;
 mod opcodes;
 mod reading;
 mod tracking;

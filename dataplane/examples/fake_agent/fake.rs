@@ -11,6 +11,7 @@ use dataplane::{
     api::{
         Cni, Dataplane, Hardware, Policies,
         hardware::{NodeRdma, Pf, VfsRequest},
+        roce::{FlowCounts, RoceFlow, RoceFlows, SeenAt},
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
             Event, FlowStats, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink,
@@ -151,6 +152,17 @@ impl Dataplane for Fake {
 
     fn hardware(&self) -> Option<&dyn Hardware> {
         Some(self)
+    }
+
+    fn roce_flows(&self) -> Result<RoceFlows> {
+        let state = self.state();
+        let time_ns = self.started.elapsed().as_nanos() as u64;
+        let flows = state.endpoints.iter().map(|e| flow(e, time_ns / 1_000_000));
+        Ok(RoceFlows {
+            time_ns,
+            limit: 16384,
+            flows: flows.collect(),
+        })
     }
 
     fn attach(&self, request: &AttachRequest) -> Result<Endpoint> {
@@ -352,6 +364,34 @@ fn traffic(endpoint: &Endpoint, ms: u64) -> EndpointStats {
         drops: vec![drop("ipv4_truncated", ms * (load % 3) / 100)],
         would_drop: vec![drop("policy_denied", ms * (load % 5) / 100)],
         roce: roce(ms * load),
+    }
+}
+
+/// A flow of WRITEs from an endpoint, the faster the higher its id.
+fn flow(endpoint: &Endpoint, ms: u64) -> RoceFlow {
+    let load = u64::from(endpoint.id % 16) + 1;
+    RoceFlow {
+        seen_at: SeenAt {
+            endpoint: Some(endpoint.id),
+            interface: endpoint.interface.clone(),
+        },
+        direction: "egress".into(),
+        local: [10, 0, 0, 1].into(),
+        pod: endpoint.pod.clone(),
+        peer: [10, 0, 0, 2].into(),
+        peer_pod: None,
+        destination_qp: 17,
+        source_qp: None,
+        path_mtu: Some(1024),
+        idle_seconds: 0.0,
+        counts: FlowCounts {
+            packets: ms * load,
+            bytes: ms * load * 1082,
+            operations: BTreeMap::from([("write".into(), ms * load)]),
+            duplicates: ms * load / 100,
+            ..FlowCounts::default()
+        },
+        round_trip: None,
     }
 }
 

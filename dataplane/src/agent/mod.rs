@@ -11,6 +11,7 @@ mod hardware;
 mod policy;
 mod reach;
 mod recover;
+mod roce;
 mod stats;
 mod status;
 mod turns;

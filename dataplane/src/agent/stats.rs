@@ -195,7 +195,7 @@ fn describe_roce(roce: Option<Roce>) -> Vec<RoceCount> {
 
 /// The name of a number; one that no variant has, from another version's
 /// programs, stays a number.
-fn name_of<E: TryFrom<u8>>(number: u8, name: impl Fn(E) -> &'static str) -> String {
+pub(super) fn name_of<E: TryFrom<u8>>(number: u8, name: impl Fn(E) -> &'static str) -> String {
     E::try_from(number).map_or_else(|_| number.to_string(), |known| name(known).to_owned())
 }
 

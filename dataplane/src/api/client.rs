@@ -16,6 +16,7 @@ pub use sluice_api::DEFAULT_SOCKET;
 use tokio::net::UnixStream;
 
 use super::hardware::{NodeRdma, Pf, RdmaModeRequest, VfsRequest};
+use super::roce::RoceFlows;
 use super::types::{
     ApiError, AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, EventLine, Stats,
     Status, Uplink, UplinkName, UplinkRequest,
@@ -233,6 +234,14 @@ impl Client {
     /// [`ClientError`].
     pub async fn set_audit(&self, request: &AuditRequest) -> Result<EndpointPolicy> {
         self.send(Method::POST, "/v1/policy/audit", request).await
+    }
+
+    /// Who talks to whom over RoCE.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn roce_flows(&self) -> Result<RoceFlows> {
+        self.get("/v1/roce/flows").await
     }
 
     /// The RDMA devices of the node.

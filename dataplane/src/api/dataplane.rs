@@ -5,6 +5,7 @@ use tokio::sync::broadcast;
 
 use super::{
     Hardware,
+    roce::RoceFlows,
     types::{
         AttachRequest, Block, Endpoint, EndpointSelector, Event, Stats, Status, Uplink,
         UplinkRequest, cni,
@@ -43,6 +44,8 @@ pub trait Dataplane: Send + Sync + 'static {
     fn blocks(&self) -> Result<Vec<Block>>;
     /// See [`Agent::events`].
     fn events(&self) -> broadcast::Receiver<Event>;
+    /// See [`Agent::roce_flows`].
+    fn roce_flows(&self) -> Result<RoceFlows>;
     /// What knows the node's hardware, where there is such a thing.
     fn hardware(&self) -> Option<&dyn Hardware>;
     /// What serves the CNI plugin, where there is such a thing.
@@ -98,6 +101,10 @@ impl Dataplane for Agent {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events()
+    }
+
+    fn roce_flows(&self) -> Result<RoceFlows> {
+        self.roce_flows()
     }
 
     fn hardware(&self) -> Option<&dyn Hardware> {

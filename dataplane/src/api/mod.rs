@@ -23,6 +23,7 @@
 //! | `POST /v1/rdma/mode` | [`hardware::RdmaModeRequest`] | [`hardware::NodeRdma`] |
 //! | `GET /v1/sriov` | | list of [`hardware::Pf`] |
 //! | `POST /v1/sriov` | [`hardware::VfsRequest`] | [`hardware::Pf`] |
+//! | `GET /v1/roce/flows` | | [`roce::RoceFlows`] |
 //! | `/v1/cni/...` | for the CNI plugin | see [`types::cni`] |
 //!
 //! `DELETE` takes its parameters from the query, or without one from a JSON
@@ -38,6 +39,7 @@ mod events;
 pub mod hardware;
 mod policy;
 mod request;
+pub mod roce;
 pub mod server;
 pub mod socket;
 pub mod types;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     Dataplane, Socket, cni, events, hardware, policy,
     request::{Failure, Parameters, QueryOrBody, SelectorFields},
+    roce::RoceFlows,
     types::{
         AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, Stats, Status, Uplink,
         UplinkName, UplinkRequest,
@@ -72,6 +73,7 @@ fn router(dataplane: Arc<dyn Dataplane>, stop: watch::Receiver<bool>) -> Router 
             get(uplinks).post(add_uplink).delete(remove_uplink),
         )
         .route("/v1/blocks", get(blocks).post(block).delete(unblock))
+        .route("/v1/roce/flows", get(roce_flows))
         .nest("/v1/cni", cni::router())
         .nest("/v1/policy", policy::router())
         .nest("/v1", hardware::router())
@@ -85,7 +87,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         status: StatusCode::NOT_FOUND,
         error: format!(
             "no such resource: {}; this agent's API is /v1/status, endpoints, stats, events, \
-             uplinks, blocks, rdma, sriov, cni, policy",
+             uplinks, blocks, roce, rdma, sriov, cni, policy",
             uri.path()
         ),
     }
@@ -131,6 +133,10 @@ async fn stats(State(server): State<Server>) -> Answer<Stats> {
 
 async fn follow(State(server): State<Server>) -> impl IntoResponse {
     events::follow(server.dataplane.events(), server.stop)
+}
+
+async fn roce_flows(State(server): State<Server>) -> Answer<RoceFlows> {
+    server.run(|dataplane| dataplane.roce_flows()).await
 }
 
 async fn uplinks(State(server): State<Server>) -> Answer<Vec<Uplink>> {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use dataplane_ebpf::abi::Direction;
 
-use super::{Format, Output, print};
+use super::{Format, Output, clock, print};
 use crate::api::{
     client::Client,
     types::{Event, EventLine},
@@ -68,20 +68,17 @@ impl Events {
 
 /// One line.
 fn describe(event: &Event) -> String {
-    let seconds_of_day = event.time.rem_euclid(86_400.0);
-    let (hours, minutes, seconds) = (
-        (seconds_of_day / 3600.0) as u32,
-        (seconds_of_day / 60.0) as u32 % 60,
-        seconds_of_day % 60.0,
-    );
     let owner = match (&event.pod, &event.interface) {
         (Some(pod), _) => pod.to_string(),
         (None, Some(interface)) => format!("endpoint {} ({interface})", event.endpoint),
         (None, None) => format!("endpoint {}", event.endpoint),
     };
     let mut text = format!(
-        "{hours:02}:{minutes:02}:{seconds:06.3}Z {owner} {} {} {}",
-        event.direction, event.kind, event.reason
+        "{} {owner} {} {} {}",
+        clock(event.time),
+        event.direction,
+        event.kind,
+        event.reason
     );
     if let (Some(source), Some(destination)) = (event.source, event.destination) {
         let peer = event.peer.as_ref();

@@ -11,6 +11,7 @@ mod events;
 mod exit;
 mod policy;
 mod rdma;
+mod roce;
 mod sriov;
 mod stats;
 mod status;
@@ -47,7 +48,14 @@ pods' interfaces:
 #[command(name = "sluice", version, after_help = AFTER_HELP)]
 struct Cli {
     /// The agent's socket [default: /run/sluice/agent.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "SLUICE_SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "SLUICE_SOCKET",
+        // Behind a command's own options.
+        display_order = 900
+    )]
     socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -82,6 +90,9 @@ enum Command {
     /// Show, explain and test network policies
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Show who talks RoCE to whom, and what goes wrong
+    #[command(subcommand)]
+    Roce(roce::Roce),
     /// Show RDMA devices, and who sees them
     #[command(subcommand)]
     Rdma(rdma::Rdma),
@@ -141,6 +152,17 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// The time of day, UTC; `time` in seconds since 1970.
+fn clock(time: f64) -> String {
+    let seconds_of_day = time.rem_euclid(86_400.0);
+    let (hours, minutes, seconds) = (
+        (seconds_of_day / 3600.0) as u32,
+        (seconds_of_day / 60.0) as u32 % 60,
+        seconds_of_day % 60.0,
+    );
+    format!("{hours:02}:{minutes:02}:{seconds:06.3}Z")
+}
+
 /// Parses the command line and carries it out.
 pub fn main() -> ExitCode {
     let Cli { socket, command } = Cli::parse();
@@ -188,6 +210,7 @@ async fn ask(client: &Client, command: Command) -> anyhow::Result<()> {
         Command::Uplink(uplink) => uplink.run(client).await,
         Command::Block(block) => block.run(client).await,
         Command::Policy(policy) => policy.run(client).await,
+        Command::Roce(roce) => roce.run(client).await,
         Command::Rdma(rdma) => rdma.run(client).await,
         Command::Sriov(sriov) => sriov.run(client).await,
         Command::Agent(_) | Command::Completions { .. } => Ok(()),

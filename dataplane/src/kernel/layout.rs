@@ -7,7 +7,8 @@ use aya::maps::{MapInfo, MapType};
 use dataplane_ebpf::abi::{
     Address, CarryTo, Counter, DropKey, EndpointConfig, Fault, Flow, FlowCounter, FlowKey,
     FragmentKey, FragmentPass, LocalAddrKey, LocalMacKey, MAX_RULES, MAX_UPLINKS, PrefixKey,
-    RoceFlow, RoceFlowKey, RoceKey, TokenBucket, UPLINK_COUNTERS, UplinkConfig, stage,
+    ROCE_REQUESTS, RoceFlow, RoceFlowKey, RoceKey, RoceRequest, TokenBucket, UPLINK_COUNTERS,
+    UplinkConfig, stage,
 };
 
 use super::error::KernelError;
@@ -52,7 +53,7 @@ const ENTRY_OVERHEAD: u64 = 64;
 /// Bytes of the ring buffer of events; a power of two pages.
 const EVENT_BYTES: u32 = 1 << 20;
 /// RoCE flows followed at once; the least recently used give way.
-const ROCE_FLOWS: u32 = 16384;
+pub const ROCE_FLOWS: u32 = 16384;
 /// Prefixes on the block list.
 const PREFIXES: u32 = 65536;
 /// IP packets in pieces followed at once.
@@ -205,6 +206,7 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         MapSpec::new::<RoceKey, Counter>("roce_stats", MapType::PerCpuHash, endpoints * 32)
             .keep(Counts(CarryTo::RoceStats)),
         MapSpec::new::<RoceFlowKey, RoceFlow>("roce_flows", MapType::LruHash, ROCE_FLOWS),
+        MapSpec::new::<u32, RoceRequest>("roce_requests", MapType::Array, ROCE_REQUESTS),
         MapSpec::new::<(), ()>("events", MapType::RingBuf, EVENT_BYTES),
         MapSpec::new::<u32, TokenBucket>("event_tokens", MapType::Array, endpoints),
         MapSpec::new::<u32, u64>("faults", MapType::PerCpuArray, Fault::ALL.len() as u32)

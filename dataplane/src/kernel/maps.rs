@@ -203,6 +203,16 @@ impl Maps {
         Ok(roce)
     }
 
+    /// Every RoCE flow, in no order. While traffic changes the table, a few may
+    /// be missed or come twice.
+    pub fn roce_flows(&self) -> Result<Vec<(RoceFlowKey, RoceFlow)>, KernelError> {
+        self.read()
+            .roce_flows
+            .iter()
+            .map(|entry| done("roce_flows", entry).map(|(Raw(key), Raw(flow))| (key, flow)))
+            .collect()
+    }
+
     /// How often a fault occurred.
     pub fn fault(&self, fault: Fault) -> Result<u64, KernelError> {
         done("faults", self.read().faults.get(&(fault as u32), 0)).map(|values| values.iter().sum())

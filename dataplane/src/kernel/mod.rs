@@ -25,7 +25,7 @@ pub use attach::TcMode;
 pub use error::KernelError;
 pub use events::EventReader;
 pub use flows::{FlowCount, FlowMaps};
-pub use layout::Sizes;
+pub use layout::{ROCE_FLOWS, Sizes};
 #[cfg(feature = "log")]
 pub use log::Logger;
 pub use maps::{Drops, Maps, Roce};

@@ -126,6 +126,9 @@ async fn every_operation_reaches_the_dataplane_and_its_answer_the_client() {
     assert_eq!(stats.endpoints.len(), 2);
     assert_eq!(stats.endpoints[0].pod, first.pod);
     assert_eq!(client.status().await.unwrap().endpoints, 2);
+    let flows = client.roce_flows().await.unwrap().flows;
+    assert_eq!(flows[1].seen_at.endpoint, Some(second.id));
+    assert_eq!(flows[0].counts.operations["write"], flows[0].counts.packets);
 
     let by_name = EndpointSelector::Interface {
         netns: second.netns.clone(),

@@ -17,10 +17,15 @@ use sluice_tests::{
 
 use crate::card::{Card, PF};
 
-const QUIET: [&str; 2] = ["--metrics-address", "off"];
+pub(crate) const QUIET: [&str; 2] = ["--metrics-address", "off"];
 
 /// Runs a command that must fail with this exit code and these words.
-fn refused(agent: &TestAgent, arguments: &[&str], code: i32, words: &[&str]) -> Result<()> {
+pub(crate) fn refused(
+    agent: &TestAgent,
+    arguments: &[&str],
+    code: i32,
+    words: &[&str],
+) -> Result<()> {
     let output = agent.output(arguments)?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
@@ -33,7 +38,7 @@ fn refused(agent: &TestAgent, arguments: &[&str], code: i32, words: &[&str]) -> 
     Ok(())
 }
 
-fn interfaces(pf: &Value) -> Result<Vec<String>> {
+pub(crate) fn interfaces(pf: &Value) -> Result<Vec<String>> {
     let vfs = pf["vfs"].as_array().context("no list")?;
     vfs.iter()
         .map(|vf| Ok(vf["interface"].as_str().context("no interface")?.to_owned()))

@@ -5,11 +5,16 @@
 mod card;
 mod cni;
 mod effort;
+mod guides;
 mod hardware;
+mod mode;
 mod modes;
 mod policies;
 mod policy_rdma;
 mod rdma;
+mod readers;
+mod reboot;
+mod roce_faults;
 mod rxe;
 mod sriov;
 mod two_nodes;

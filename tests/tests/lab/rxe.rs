@@ -56,6 +56,16 @@ impl<'a> Rxe<'a> {
         })
     }
 
+    /// Removes the device, and its counters with it.
+    ///
+    /// # Errors
+    /// `rdma` fails.
+    pub(crate) fn remove(self, node: &TestNetns) -> Result<()> {
+        let netns = if exclusive(node)? { self.pod } else { node };
+        netns.run("rdma", &["link", "delete", &self.name])?;
+        Ok(())
+    }
+
     /// A command in the pod, which sees the pod's devices in /sys.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
@@ -110,10 +120,13 @@ impl<'a> Rxe<'a> {
         index.context("no GID")
     }
 
+    /// 50 messages of 2048 bytes by a tool, which may have options of its own behind its name.
     fn perftest(&self, tool: &str) -> Result<Command> {
         let mut command = self.command("timeout");
         command
-            .args(["60", tool, "-F", "-s", "2048", "-n", "50", "-d"])
+            .arg("60")
+            .args(tool.split_whitespace())
+            .args(["-F", "-s", "2048", "-n", "50", "-d"])
             .args([&self.name, "-x", &self.gid_index()?])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -227,24 +240,12 @@ impl Capture {
     ///
     /// # Errors
     /// tshark does not read the file.
-    pub(crate) fn stop(mut self, address: &str) -> Result<Operations> {
-        let pid = nix::unistd::Pid::from_raw(self.dumpcap.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
-        self.dumpcap.wait()?;
-        let mut tshark = Command::new("tshark");
-        tshark.arg("-r").arg(self.file.path()).args([
-            "-Y",
-            "infiniband.bth",
-            "-T",
-            "fields",
-            "-e",
-            "ip.src",
-            "-e",
-            "infiniband.bth.opcode",
-        ]);
+    pub(crate) fn stop(self, address: &str) -> Result<Operations> {
         let mut operations = Operations::new();
-        for line in output(&mut tshark)?.lines() {
-            let (source, opcode) = line.split_once('\t').context("two columns")?;
+        for row in self.rows(&["ip.src", "infiniband.bth.opcode"])? {
+            let [source, opcode] = &row[..] else {
+                bail!("not two columns: {row:?}");
+            };
             let direction = if source == address {
                 "egress"
             } else {
@@ -256,6 +257,25 @@ impl Capture {
                 .or_default() += 1;
         }
         Ok(operations)
+    }
+
+    /// Ends it; these fields of each RoCE packet, as tshark reads them.
+    ///
+    /// # Errors
+    /// tshark does not read the file.
+    pub(crate) fn rows(mut self, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+        let pid = nix::unistd::Pid::from_raw(self.dumpcap.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+        self.dumpcap.wait()?;
+        let mut tshark = Command::new("tshark");
+        tshark.arg("-r").arg(self.file.path());
+        tshark.args(["-Y", "infiniband.bth", "-T", "fields"]);
+        for field in fields {
+            tshark.args(["-e", field]);
+        }
+        let text = output(&mut tshark)?;
+        let row = |line: &str| line.split('\t').map(str::to_owned).collect();
+        Ok(text.lines().map(row).collect())
     }
 }
 

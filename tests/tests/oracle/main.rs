@@ -348,3 +348,100 @@ fn on_sequences() -> Result<()> {
     ensure!(marks.len() == 9, "{marks:?}");
     Ok(())
 }
+
+/// What a flow must have counted, from what tshark reads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Flow {
+    operations: BTreeMap<Kind, u64>,
+    ce_marked: u64,
+    rnr_naks: u64,
+    naks: u64,
+    gaps: u64,
+    missing: u64,
+    duplicates: u64,
+}
+
+/// The operation of an opcode that tshark has no words for in every transport (IBTA, table 38).
+fn operation_of(opcode: u8) -> Result<Kind> {
+    Ok(match opcode & 0x1f {
+        _ if opcode == 0x81 => Kind::Cnp,
+        0x06..=0x0b => Kind::Write,
+        0x0d..=0x10 => Kind::ReadResponse,
+        0x11 => Kind::Ack,
+        0x12 => Kind::AtomicAck,
+        0x13 | 0x14 => Kind::Atomic,
+        _ => bail!("opcode {opcode:#x} is not made"),
+    })
+}
+
+/// What soft-RoCE does not send, flow by flow. Each has a queue pair of its own.
+#[test]
+fn on_conversations_of_every_kind() -> Result<()> {
+    let Made { frames, .. } = made("conversations", 300)?;
+    let readings = tshark::read(&frames)?;
+    let mut programs = Programs::load()?;
+    let mut next = BTreeMap::<u32, u32>::new();
+    let mut expected = BTreeMap::<u32, Flow>::new();
+    for (frame, reading) in frames.iter().zip(&readings) {
+        programs.run("entry_ingress", frame)?;
+        let bth = reading.bth.context("no BTH")?;
+        let flow = expected.entry(bth.qp).or_default();
+        let operation = operation_of(bth.opcode)?;
+        *flow.operations.entry(operation).or_default() += 1;
+        flow.ce_marked += u64::from(reading.ecn == Some(3));
+        // tshark reads no AETH of extended reliable connections: it is behind the BTH's 12 bytes,
+        // before the CRC.
+        let syndrome = match operation {
+            Kind::Ack => Some(frame[frame.len() - 8]),
+            _ => None,
+        };
+        ensure!(
+            reading.syndrome.is_none() || reading.syndrome == syndrome || operation != Kind::Ack
+        );
+        match syndrome.and_then(mark) {
+            None => {}
+            Some(Kind::RnrNak) => flow.rnr_naks += 1,
+            Some(_) => flow.naks += 1,
+        }
+        if !matches!(operation, Kind::Write | Kind::Atomic) {
+            continue;
+        }
+        let next = next.entry(bth.qp).or_insert(bth.psn);
+        if bth.psn < *next {
+            flow.duplicates += 1;
+            continue;
+        }
+        if bth.psn > *next {
+            flow.gaps += 1;
+            flow.missing += u64::from(bth.psn - *next);
+        }
+        *next = bth.psn + 1;
+    }
+    ensure!(expected.len() == 18, "{} flows", expected.len());
+    let counted = roce_flows(&mut programs)?.into_iter().map(|(key, flow)| {
+        let numbers = (0_u8..)
+            .zip(flow.operations)
+            .filter(|(_, packets)| *packets > 0);
+        let operations = numbers
+            .map(|(number, packets)| {
+                Ok((Kind::try_from(number).map_err(anyhow::Error::msg)?, packets))
+            })
+            .collect::<Result<_>>()?;
+        let flow = Flow {
+            operations,
+            ce_marked: flow.ce_marked,
+            rnr_naks: flow.rnr_naks,
+            naks: flow.naks,
+            gaps: flow.gaps,
+            missing: flow.missing,
+            duplicates: flow.duplicates,
+        };
+        Ok((key.destination_qp, flow))
+    });
+    let counted: BTreeMap<_, _> = counted.collect::<Result<_>>()?;
+    ensure!(
+        counted == expected,
+        "counted {counted:#?}, read {expected:#?}"
+    );
+    Ok(())
+}

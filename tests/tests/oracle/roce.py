@@ -1,7 +1,7 @@
 """RoCE packets made with scapy, one a line on standard output: scapy's name of
 the opcode or "-", a blank, the frame in hexadecimal.
 
-usage: roce.py opcodes | acknowledgements | cut | short | sequence
+usage: roce.py opcodes | acknowledgements | cut | short | sequence | conversations
 """
 
 import sys
@@ -133,6 +133,33 @@ def sequence():
     for opcode in (0x24, 0xA4):
         for psn in lost + again:
             yield opcode, ETHER / v6() / udp(roce(opcode, psn=psn, qp=opcode))
+
+
+def conversations():
+    """What soft-RoCE does not send: version 1, unreliable and extended reliable
+    connections, congestion notifications. A queue pair for each flow."""
+    def both(qp, opcode, psn, tos=2, **fields):
+        yield opcode, ETHER / v4(tos) / udp(roce(opcode, psn=psn, qp=qp, **fields))
+        yield opcode, ETHER / v6(tos) / udp(roce(opcode, psn=psn, qp=qp + 1, **fields))
+        # Version 1 has no ECN.
+        yield opcode, ETHER / v1(roce(opcode, psn=psn, qp=qp + 2, **fields))
+
+    # A message of many packets, some of them lost, some marked on the way.
+    for base, qp in ((0x20, 0x100), (0xA0, 0x110), (0x00, 0x120)):
+        for psn in (*range(10), 12, 13, 13, 20):
+            opcode = base | (0x06 if psn == 0 else 0x08 if psn == 20 else 0x07)
+            yield from both(qp, opcode, psn, tos=3 if psn % 4 == 1 else 2, payload=256)
+        if base != 0x20:
+            for operation in (0x13, 0x14):
+                yield from both(qp, base | operation, 21 + operation)
+    # Answers of extended reliable connections, good and bad.
+    for psn, syndrome in enumerate((0x1F, 0x00, 0x60, 0x62, 0x2E, 0x3F, 0x1F)):
+        yield from both(0x130, 0xB1, psn, syndrome=syndrome)
+    for psn, opcode in enumerate((0xAD, 0xAE, 0xAF, 0xB0, 0xB2)):
+        yield from both(0x140, opcode, psn)
+    # Bursts of congestion notifications, to senders of any kind.
+    for burst in range(50):
+        yield from both(0x150, 0x81, 0, tos=burst % 4)
 
 
 for opcode, packet in globals()[sys.argv[1]]():

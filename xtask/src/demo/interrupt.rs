@@ -67,10 +67,10 @@ pub(super) fn sleep(time: Duration) -> Result<()> {
 /// Looks again and again until `probe` yields something.
 ///
 /// # Errors
-/// The first error of `probe`; or `what`, when nothing came within ten seconds; or somebody asked
+/// The first error of `probe`; or `what`, when nothing came within half a minute; or somebody asked
 /// to stop.
 pub(super) fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    const LIMIT: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(30);
     let start = Instant::now();
     loop {
         if let Some(found) = probe()? {

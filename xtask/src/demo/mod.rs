@@ -40,6 +40,10 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "SECONDS", default_value_t = 6,
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+
+    /// Play with this binary, instead of building one
+    #[arg(long, value_name = "PATH")]
+    sluice: Option<PathBuf>,
 }
 
 /// What the steps work on. Fields are dropped in their order: the agent and its pins go first.
@@ -55,7 +59,7 @@ impl Demo {
     /// Something is missing, or something that was verified is not as it should be.
     pub(crate) fn run(&self) -> Result<()> {
         setup::root_for("the demo, with network namespaces and eBPF programs,")?;
-        let sluice = steps::ready()?;
+        let sluice = steps::ready(self.sluice.clone())?;
         interrupt::install()?;
         let played = self.play(sluice);
         if interrupt::requested() {
@@ -88,11 +92,18 @@ impl Demo {
     }
 }
 
-/// Builds what the demo runs; the `sluice` binary.
-fn build() -> Result<PathBuf> {
+/// Gets what the demo runs, and builds `sluice` where none is given.
+fn prepare(sluice: Option<PathBuf>) -> Result<PathBuf> {
     setup::system(&[Group::Demo])?;
-    build::object(false)?;
-    build::sluice(Profile::Release, false)
+    match sluice {
+        Some(given) => {
+            fs::canonicalize(&given).with_context(|| format!("cannot find {}", given.display()))
+        }
+        None => {
+            build::object(false)?;
+            build::sluice(Profile::Release, false)
+        }
+    }
 }
 
 /// Waits for Enter, or for Ctrl-C where nobody can press Enter.

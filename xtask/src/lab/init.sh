@@ -6,7 +6,8 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 # The last has a device file that is there only when it is loaded; all others come when called for.
-modprobe -a virtio_pci 9pnet_virtio 9p overlay igb igbvf tun
+modprobe -q virtio_pci # built into newer kernels
+modprobe -a 9pnet_virtio 9p overlay igb igbvf tun
 
 share=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o "ro,cache=loose,$share" host /host
@@ -33,6 +34,7 @@ mount -o bind /results results
 mount -o bind /lib/modules lib/modules
 ln -s /proc/self/fd dev/fd
 ip link set lo up
+echo lab >/proc/sys/kernel/hostname
 
 # Over the first root, which this script keeps to: whoever enters the mount namespace shall find
 # the host's files.

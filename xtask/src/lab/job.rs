@@ -18,11 +18,12 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The script for one node.
-    pub(super) fn script(&self, node: u32) -> String {
+    /// The script for one node in one of its boots.
+    pub(super) fn script(&self, node: u32, boot: u32) -> String {
         let mut text = String::new();
         let own = [
             ("SLUICE_LAB_NODE".into(), node.to_string().into()),
+            ("SLUICE_LAB_BOOT".into(), boot.to_string().into()),
             ("HOME".into(), "/root".into()),
         ];
         for (name, value) in own.iter().chain(&self.environment) {
@@ -61,8 +62,9 @@ mod tests {
             interactive: false,
         };
         assert_eq!(
-            job.script(2),
+            job.script(2, 1),
             "export SLUICE_LAB_NODE='2'\n\
+             export SLUICE_LAB_BOOT='1'\n\
              export HOME='/root'\n\
              export SLUICE_BIN='/a b'\n\
              cd '/some where' || exit 125\n\

@@ -1,6 +1,8 @@
 //! `cargo xtask lab`: virtual machines with what the machine at hand may lack: other kernels, SR-IOV,
 //! ipvlan, soft-RoCE, a second node.
 
+mod binaries;
+mod boots;
 mod image;
 mod initramfs;
 mod job;
@@ -74,6 +76,11 @@ struct Run {
     /// SLUICE_LAB_NODE
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     nodes: u32,
+
+    /// How often they are booted, one boot after another; each finds its number in SLUICE_LAB_BOOT,
+    /// and what was left in /results/keep
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    boots: u32,
 
     /// Virtual processors
     #[arg(long, default_value_t = 1)]
@@ -168,6 +175,7 @@ impl Run {
         let capture = self.capture.as_deref().map(std::path::absolute).transpose();
         let machines = Machines {
             nodes: self.nodes,
+            boots: self.boots,
             cpus: self.cpus,
             capture: capture.context("there is no current folder")?,
         };
@@ -190,26 +198,43 @@ impl Run {
 impl Shell {
     fn run(self) -> Result<()> {
         let parts = Parts::ensure(self.kernel)?;
+        // The firmware clears the screen, and a serial line does not tell the terminal's size.
+        let (columns, rows) = match terminal_size::terminal_size() {
+            Some((columns, rows)) => (columns.0, rows.0),
+            None => (80, 24),
+        };
+        let script = format!(
+            "stty rows {rows} columns {columns}; \
+             echo 'Linux '$(uname -r)': all files of this machine, changes are lost; \
+             `exit` or Ctrl-A X ends it'; exec /bin/bash"
+        );
         let job = Job {
-            command: vec!["/bin/bash".into()],
+            command: vec!["/bin/bash".into(), "-c".into(), script.into()],
             folder: std::env::current_dir().context("there is no current folder")?,
             environment: inherited(),
             limit: Duration::MAX,
             interactive: true,
         };
-        exec::step("Booting; leave the shell to end the machine, or press Ctrl-A X");
+        exec::step("Booting");
         let folder = Folder::new()?;
         let initramfs = folder.path.join("initramfs");
         initramfs::write(&parts.kernel, &initramfs)?;
-        parts
+        let status = parts
             .vm(&Machines::ALONE, 1, &initramfs, &folder.path)
-            .interact(&job)
+            .interact(&job)?;
+        // Which ends without dropping anything.
+        drop(folder);
+        if status != 0 {
+            std::process::exit(status);
+        }
+        Ok(())
     }
 }
 
 /// How many machines, and how they are made.
 pub(crate) struct Machines {
     nodes: u32,
+    boots: u32,
     cpus: u32,
     capture: Option<PathBuf>,
 }
@@ -218,6 +243,7 @@ impl Machines {
     /// One machine.
     pub(crate) const ALONE: Self = Self {
         nodes: 1,
+        boots: 1,
         cpus: 1,
         capture: None,
     };
@@ -250,8 +276,8 @@ impl Parts {
         })
     }
 
-    /// Runs the job on every machine, handing each line that one prints to `line`, with the machine's
-    /// number; the first exit code that is not 0.
+    /// Runs the job on every machine in each boot, handing each line that one prints to `line`, with
+    /// the machine's number; the first exit code that is not 0, after which there is no further boot.
     ///
     /// # Errors
     /// A guest does not do its work.
@@ -264,11 +290,29 @@ impl Parts {
         let folder = Folder::new()?;
         let initramfs = folder.path.join("initramfs");
         initramfs::write(&self.kernel, &initramfs)?;
+        for boot in 1..=machines.boots {
+            let status = self.boot(machines, boot, &initramfs, &folder.path, job, line)?;
+            if status != 0 {
+                return Ok(status);
+            }
+        }
+        Ok(0)
+    }
+
+    fn boot(
+        &self,
+        machines: &Machines,
+        boot: u32,
+        initramfs: &Path,
+        folder: &Path,
+        job: &Job,
+        line: &(dyn Fn(u32, &str) -> Result<()> + Sync),
+    ) -> Result<i32> {
         let results: Vec<Result<i32>> = thread::scope(|scope| {
             let running: Vec<_> = (1..=machines.nodes)
                 .map(|node| {
-                    let vm = self.vm(machines, node, &initramfs, &folder.path);
-                    scope.spawn(move || vm.run(job, &mut |text| line(node, text)))
+                    let vm = self.vm(machines, node, initramfs, folder);
+                    scope.spawn(move || vm.run(job, boot, &mut |text| line(node, text)))
                 })
                 .collect();
             running
@@ -306,6 +350,7 @@ impl Parts {
             },
             capture: machines.capture.as_deref().filter(|_| node == 1),
             cpus: machines.cpus,
+            boot_limit: vm::BOOT_LIMIT,
         }
     }
 }

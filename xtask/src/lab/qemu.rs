@@ -21,9 +21,9 @@ const PACKAGE: &str = "qemu-system-x86";
 /// A QEMU that emulates igb with its virtual functions (8.0 and newer).
 #[derive(Debug)]
 pub(crate) struct Qemu {
-    program: PathBuf,
+    pub(super) program: PathBuf,
     /// Where it was unpacked; none for one that is installed.
-    tree: Option<PathBuf>,
+    pub(super) tree: Option<PathBuf>,
 }
 
 impl Qemu {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, sync::Mutex, time::Duratio
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 
-use super::{Machines, Parts, Series, inherited, job::Job, suite};
+use super::{Machines, Parts, Series, binaries, inherited, job::Job};
 use crate::{build, exec, workspace};
 
 const PAGE: &str = "docs/kernels.md";
@@ -23,8 +23,8 @@ struct Effort {
 /// A guest does not do its work, or a kernel refuses a program.
 pub(super) fn run() -> Result<()> {
     build::object(false)?;
-    let binaries = suite::binaries()?;
-    let lab = binaries.get("lab").context("there is no test binary lab")?;
+    let files = binaries::build()?;
+    let lab = files.get("lab").context("there is no test binary lab")?;
     let mut releases = Vec::new();
     let mut programs: BTreeMap<String, Vec<Effort>> = BTreeMap::new();
     for &series in Series::value_variants() {

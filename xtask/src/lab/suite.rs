@@ -1,93 +1,42 @@
-//! The tests that run in virtual machines: which, on which kernel.
+//! The lab's suite: tests in virtual machines, several machines at a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     io::{self, Write as _},
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::Mutex,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 
-use super::{Machines, Parts, Series, inherited, job::Job};
-use crate::{exec, setup, toolchain, workspace};
+use super::{
+    Machines, Parts,
+    binaries::{self, Binary},
+    boots::{self, Binaries, Boot, SHORT_SUITE, WHOLE_SUITE},
+    inherited,
+    job::Job,
+};
+use crate::{exec, setup, workspace};
 
-/// One boot and the tests that it is for.
-struct Boot {
-    /// What its lines of output begin with.
-    name: &'static str,
-    series: Series,
-    nodes: u32,
-    /// Shell commands before the tests.
-    prepare: &'static str,
-    /// Test binaries with their arguments.
-    tests: &'static [(&'static str, &'static str)],
+/// How much of the suite runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// What fits beside all other tests into twenty minutes.
+    Short,
+    /// Everything.
+    Whole,
 }
 
-/// The ordinary tests of the dataplane as a whole.
-const WHOLE: &[(&str, &str)] = &[("agent", ""), ("host_reach", ""), ("generic_xdp", "")];
-
-/// The ordinary tests of single parts that lean on the kernel.
-const PARTS: &[(&str, &str)] = &[
-    ("programs", ""),
-    // A guest is too slow to take an interface away before it is attached.
-    ("bad_input", "--skip what_goes_while_it_is_being_attached"),
-    ("link", ""),
-    ("link_change", ""),
-    ("link_events", ""),
-];
-
-/// The tests made for the lab; they are ignored elsewhere.
-const LAB: &[(&str, &str)] = &[("lab", "--ignored --skip rdma:: --skip two_nodes::")];
-const RDMA: &[(&str, &str)] = &[("lab", "--ignored rdma::")];
-const TWO_NODES: &[(&str, &str)] = &[("lab", "--ignored two_nodes::")];
-
-/// The mode must be chosen before the first network namespace is made.
-const EXCLUSIVE: &str = "modprobe ib_core netns_mode=0; modprobe ib_uverbs";
-const SHARED: &str = "modprobe ib_core netns_mode=1; modprobe ib_uverbs";
-
-const fn boot(
-    name: &'static str,
-    series: Series,
-    tests: &'static [(&'static str, &'static str)],
-) -> Boot {
-    Boot {
-        name,
-        series,
-        nodes: 1,
-        prepare: "",
-        tests,
+impl Form {
+    fn boots(self) -> &'static [Boot] {
+        match self {
+            Self::Short => SHORT_SUITE,
+            Self::Whole => WHOLE_SUITE,
+        }
     }
 }
-
-/// All of it; what takes long first.
-const BOOTS: &[Boot] = &[
-    boot("7", Series::Newest, WHOLE),
-    boot("6.12", Series::Linux6_12, WHOLE),
-    boot("6.1", Series::Linux6_1, WHOLE),
-    boot("7 parts", Series::Newest, PARTS),
-    boot("6.1 parts", Series::Linux6_1, PARTS),
-    boot("7 lab", Series::Newest, LAB),
-    boot("6.12 lab", Series::Linux6_12, LAB),
-    boot("6.1 lab", Series::Linux6_1, LAB),
-    Boot {
-        nodes: 2,
-        prepare: EXCLUSIVE,
-        ..boot("7 two nodes", Series::Newest, TWO_NODES)
-    },
-    Boot {
-        prepare: EXCLUSIVE,
-        ..boot("7 exclusive", Series::Newest, RDMA)
-    },
-    Boot {
-        prepare: SHARED,
-        ..boot("7 shared", Series::Newest, RDMA)
-    },
-];
 
 /// How long one boot's tests may take.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -96,61 +45,88 @@ const LIMIT: Duration = Duration::from_secs(900);
 ///
 /// # Errors
 /// What cannot be had, and why.
-pub(crate) fn prepare() -> Result<()> {
-    BOOTS
+pub(crate) fn prepare(form: Form) -> Result<()> {
+    form.boots()
         .iter()
         .try_for_each(|boot| Parts::ensure(boot.series).map(drop))
 }
 
-/// Runs the suite with that `sluice`, handing each line of output to `line` too.
+/// What is tested.
+pub(crate) struct Subject<'a> {
+    /// `sluice`, as it is shipped, with `sluice-cni` beside it.
+    pub(crate) sluice: &'a Path,
+    /// The folder of both with failpoints.
+    pub(crate) failpoints: &'a Path,
+}
+
+/// Runs the tests of one form of the suite whose path contains one of `filters`, or all, handing
+/// each line of output to `line` too. A machine without such tests is not booted.
 ///
 /// # Errors
 /// The tests do not compile, or a guest does not do its work. A test that fails is no error here:
 /// its binary says so in a line.
 pub(crate) fn run(
-    sluice: &Path,
+    form: Form,
+    subject: &Subject<'_>,
     filters: &[String],
     line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<()> {
-    let binaries = binaries()?;
+    let binaries = gather()?;
     let mut environment = inherited();
-    environment.retain(|(name, _)| name != "SLUICE_BIN");
-    environment.push(("SLUICE_BIN".into(), sluice.into()));
+    let own = [
+        ("SLUICE_BIN", subject.sluice),
+        ("SLUICE_FAILPOINTS", subject.failpoints),
+    ];
+    environment.retain(|(name, _)| own.iter().all(|(own, _)| name != own));
+    environment.extend(own.map(|(name, path)| (name.into(), path.into())));
     if let Some(python) = setup::python_with_scapy() {
         environment.push(("SLUICE_PYTHON".into(), python.into()));
     }
 
+    let mut work = VecDeque::new();
+    for boot in form.boots() {
+        let (script, tests) = script(boot, &binaries, filters)?;
+        if tests > 0 {
+            work.push_back((boot, script, tests));
+        }
+    }
+    let machines = work.len();
     // Every machine fills a processor.
     let workers = thread::available_parallelism()
         .map_or(1, usize::from)
         .min(4);
     exec::step(&format!(
-        "Running the lab's tests in {} virtual machines, {workers} at a time",
-        BOOTS.len()
+        "Running the lab's tests in {machines} virtual machines, {workers} at a time"
     ));
-    let next = Mutex::new(BOOTS.iter());
+    let work = Mutex::new(work);
     let line = Mutex::new(line);
-    let work = || {
+    let worker = || {
         let mut problems = Vec::new();
-        while let Some(boot) = next.lock().map_or(None, |mut next| next.next()) {
-            let done = script(boot, &binaries, filters).and_then(|script| {
-                let job = Job {
-                    command: vec!["/bin/bash".into(), "-c".into(), script.into()],
-                    folder: workspace::root().join("tests"),
-                    environment: environment.clone(),
-                    limit: LIMIT,
-                    interactive: false,
-                };
-                boot.run(&job, &line)
-            });
-            if let Err(error) = done {
+        while let Some((boot, script, tests)) =
+            work.lock().map_or(None, |mut work| work.pop_front())
+        {
+            let job = Job {
+                command: vec!["/bin/bash".into(), "-c".into(), script.into()],
+                folder: workspace::root().join("tests"),
+                environment: environment.clone(),
+                limit: LIMIT,
+                interactive: false,
+            };
+            let start = Instant::now();
+            if let Err(error) = boot.run(&job, &line) {
                 problems.push(format!("machine \"{}\": {error:#}", boot.name));
             }
+            exec::step(&format!(
+                "{}: {tests} tests in {} s; {} machines to come",
+                boot.name,
+                start.elapsed().as_secs(),
+                work.lock().map_or(0, |work| work.len())
+            ));
         }
         problems
     };
     let problems: Vec<String> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         workers
             .into_iter()
             .flat_map(|worker| worker.join().unwrap_or(vec!["the lab panicked".into()]))
@@ -163,10 +139,31 @@ pub(crate) fn run(
     }
 }
 
+/// All binaries that the suite takes tests from.
+fn gather() -> Result<Binaries> {
+    let files = binaries::build()?;
+    let mut binaries = Binaries::new();
+    for tests in WHOLE_SUITE
+        .iter()
+        .chain(SHORT_SUITE)
+        .flat_map(|boot| boot.tests)
+    {
+        let name = tests.binary();
+        if !binaries.contains_key(name) {
+            binaries.insert(name, Binary::of(&files, name)?);
+        }
+    }
+    if let Some(lab) = binaries.get("lab") {
+        boots::check(lab)?;
+    }
+    Ok(binaries)
+}
+
 impl Boot {
     fn run(&self, job: &Job, line: &Mutex<&mut (dyn FnMut(&str) + Send)>) -> Result<()> {
         let machines = Machines {
             nodes: self.nodes,
+            boots: self.boots,
             ..Machines::ALONE
         };
         let status = Parts::ensure(self.series)?.run(&machines, job, &|node, text| {
@@ -190,57 +187,26 @@ impl Boot {
     }
 }
 
-/// Runs all test binaries of a boot, to the end even when some fail.
-fn script(boot: &Boot, binaries: &BTreeMap<String, PathBuf>, filters: &[String]) -> Result<String> {
+/// Runs all test binaries of a boot, to the end even when some fail; and how many tests that are.
+fn script(boot: &Boot, binaries: &Binaries, filters: &[String]) -> Result<(String, usize)> {
     let mut script = format!("set -e\n{}\nset +e\nstatus=0\n", boot.prepare);
-    for (name, arguments) in boot.tests {
+    let mut number = 0;
+    for tests in boot.tests {
+        let name = tests.binary();
         let binary = binaries
-            .get(*name)
+            .get(name)
             .with_context(|| format!("there is no test binary {name}"))?;
-        let filters: Vec<_> = filters.iter().map(|filter| format!("'{filter}'")).collect();
+        let names = tests.names(binary, filters)?;
+        if names.is_empty() {
+            continue;
+        }
+        number += names.len();
         script.push_str(&format!(
-            "echo 'Running {name}'\n'{}' --test-threads=1 {arguments} {} || status=$?\n",
-            binary.display(),
-            filters.join(" "),
+            "echo 'Running {name}'\n'{}' --test-threads=1 --include-ignored --exact {} || status=$?\n",
+            binary.path.display(),
+            names.join(" "),
         ));
     }
     script.push_str("exit $status\n");
-    Ok(script)
-}
-
-/// Builds the integration tests; their binaries by name.
-pub(super) fn binaries() -> Result<BTreeMap<String, PathBuf>> {
-    #[derive(Deserialize)]
-    struct Message {
-        executable: Option<PathBuf>,
-        target: Option<Target>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-        kind: Vec<String>,
-    }
-
-    exec::step("Building the tests (a few minutes the first time)");
-    let mut cargo: Command = toolchain::cargo();
-    cargo
-        .args(["test", "--package", "sluice-tests", "--no-run"])
-        .args([
-            "--message-format",
-            "json-render-diagnostics",
-            "--target-dir",
-        ])
-        .arg(workspace::target())
-        .current_dir(workspace::root());
-    let text = exec::capture(&mut cargo)?;
-    let binaries = text
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-        .filter_map(|message| {
-            let target = message.target?;
-            let is_test = target.kind.iter().any(|kind| kind == "test");
-            is_test.then_some((target.name, message.executable?))
-        })
-        .collect();
-    Ok(binaries)
+    Ok((script, number))
 }

@@ -19,8 +19,10 @@ use crate::exec;
 /// mailbox never answers.
 const MEMORY_MIB: u32 = 2048;
 /// A boot takes 10 s on an idle machine. One in some dozens hangs in emulation.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const ATTEMPTS: u32 = 3;
+/// What of a share outlives a boot.
+const KEPT: &str = "keep";
 /// For powering off, and for a guest that does not keep its own time limit.
 const GRACE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -73,6 +75,8 @@ pub(super) struct Vm<'a> {
     pub(super) capture: Option<&'a Path>,
     /// Virtual processors.
     pub(super) cpus: u32,
+    /// When a boot counts as hanging.
+    pub(super) boot_limit: Duration,
 }
 
 impl Vm<'_> {
@@ -83,14 +87,17 @@ impl Vm<'_> {
     /// # Errors
     /// QEMU cannot be run, the guest never boots, dies, or runs out of time. The text has the end of
     /// its console.
-    pub(super) fn run(&self, job: &Job, output: &mut Output<'_>) -> Result<i32> {
+    pub(super) fn run(&self, job: &Job, boot: u32, output: &mut Output<'_>) -> Result<i32> {
         for attempt in 1..=ATTEMPTS {
-            let share = self.new_share(job)?;
+            let share = self.new_share(job, boot)?;
             let machine = Running {
                 qemu: self.start(&share, None)?,
                 share,
             };
-            if machine.boots()? {
+            let start = Instant::now();
+            if machine.boots(self.boot_limit)? {
+                let took = start.elapsed().as_secs_f32();
+                exec::step(&format!("Booted {} in {took:.1} s", self.kernel.release));
                 return machine.finish(job, output);
             }
             exec::step(&format!(
@@ -103,28 +110,36 @@ impl Vm<'_> {
         bail!("the guest was never started")
     }
 
-    /// Gives the terminal to a job inside.
+    /// Gives the terminal to a job inside; its exit code, 0 if it did not come to its end.
     ///
     /// # Errors
     /// QEMU cannot be run.
-    pub(super) fn interact(&self, job: &Job) -> Result<()> {
-        let share = self.new_share(job)?;
+    pub(super) fn interact(&self, job: &Job) -> Result<i32> {
+        let share = self.new_share(job, 1)?;
         fs::write(share.join("interactive"), "").context("cannot write to the shared folder")?;
         let mut qemu = self.start(&share, Some("mon:stdio"))?;
         qemu.wait().context("cannot wait for QEMU")?;
-        Ok(())
+        let status = fs::read_to_string(share.join("status")).unwrap_or_default();
+        Ok(status.trim().parse().unwrap_or_default())
     }
 
-    /// An empty folder that the guest sees as /results, with the job in it.
-    fn new_share(&self, job: &Job) -> Result<PathBuf> {
+    /// The folder that the guest sees as /results, with nothing in it but the job and what earlier
+    /// boots left to be kept.
+    fn new_share(&self, job: &Job, boot: u32) -> Result<PathBuf> {
         let share = self.folder.join(format!("node{}", self.node));
-        if share.exists() {
-            fs::remove_dir_all(&share)
-                .with_context(|| format!("cannot empty {}", share.display()))?;
+        let kept = share.join(KEPT);
+        fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+        let entries =
+            fs::read_dir(&share).with_context(|| format!("cannot read {}", share.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path != kept {
+                fs::remove_file(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
         }
-        fs::create_dir_all(&share).with_context(|| format!("cannot make {}", share.display()))?;
         let file = share.join("job");
-        fs::write(&file, job.script(self.node))
+        fs::write(&file, job.script(self.node, boot))
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(share)
     }
@@ -259,9 +274,9 @@ impl Running {
     ///
     /// # Errors
     /// QEMU ended.
-    fn boots(&self) -> Result<bool> {
+    fn boots(&self, limit: Duration) -> Result<bool> {
         let start = Instant::now();
-        while start.elapsed() < BOOT_LIMIT {
+        while start.elapsed() < limit {
             if self.share.join("booted").exists() {
                 return Ok(true);
             }
@@ -341,5 +356,91 @@ impl Drop for Running {
         // It has ended or shall end.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Plays QEMU: counts its starts, and from the one that `$1` names on is a guest that boots and
+    /// does its job; before it hangs.
+    const STAND_IN: &str = r#"#!/bin/sh
+echo $$ >>started
+[ "$(wc -l <started)" -ge GOOD ] || exec sleep 300
+cd node1
+echo 4.2 >booted
+sleep 1
+echo hello >output
+echo 7 >status
+exec sleep 1
+"#;
+
+    /// Runs a job in a machine whose boots hang until the `good`th; the outcome, and the process ids
+    /// of all that was started.
+    fn run(good: u32) -> (Result<i32>, Vec<String>, Vec<String>) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("qemu");
+        fs::write(&program, STAND_IN.replace("GOOD", &good.to_string())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let qemu = Qemu {
+            program,
+            tree: None,
+        };
+        let kernel = Kernel {
+            release: "7.0".into(),
+            image: "vmlinux".into(),
+            tree: "tree".into(),
+        };
+        let vm = Vm {
+            qemu: &qemu,
+            kernel: &kernel,
+            initramfs: Path::new("initramfs"),
+            folder: folder.path(),
+            node: 1,
+            wire: Wire::Alone,
+            capture: None,
+            cpus: 1,
+            boot_limit: Duration::from_secs(2),
+        };
+        let job = Job {
+            command: vec!["true".into()],
+            folder: "/".into(),
+            environment: Vec::new(),
+            limit: Duration::from_secs(1),
+            interactive: false,
+        };
+        let mut lines = Vec::new();
+        let status = vm.run(&job, 1, &mut |line| {
+            lines.push(line.to_owned());
+            Ok(())
+        });
+        let started = fs::read_to_string(folder.path().join("started")).unwrap();
+        (status, lines, started.lines().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn a_boot_that_hangs_is_ended_and_tried_again_with_a_stand_in_for_qemu() {
+        let (status, lines, started) = run(2);
+        assert_eq!(status.unwrap(), 7);
+        assert_eq!(lines, ["hello"]);
+        // A busy machine may be too slow for the second one.
+        assert!((2..=3).contains(&started.len()), "{started:?}");
+        for pid in started {
+            assert!(!Path::new("/proc").join(&pid).exists(), "{pid} runs on");
+        }
+    }
+
+    #[test]
+    fn boots_that_all_hang_are_an_error_with_a_stand_in_for_qemu() {
+        let (status, _, started) = run(u32::MAX);
+        let error = format!("{:#}", status.unwrap_err());
+        assert!(error.contains("does not boot"), "{error}");
+        assert_eq!(started.len(), 3);
+        for pid in started {
+            assert!(!Path::new("/proc").join(&pid).exists(), "{pid} runs on");
+        }
     }
 }

@@ -23,24 +23,36 @@ const SUITES: [&str; 6] = [
 /// # Errors
 /// apt is absent, or no suite of the machine's mirrors has the package in that version.
 pub(super) fn unpack(package: &str, upstream: &str, scratch: &Path) -> Result<()> {
+    let fetched = from_suites(scratch, |archive, tree| {
+        let offered = archive.versions(package)?;
+        let version = matching_version(&offered, upstream)
+            .with_context(|| format!("not in version {upstream}"))?;
+        archive.unpack(&[format!("{package}={version}")], tree)
+    });
+    fetched.with_context(|| format!("no {package} {upstream}"))
+}
+
+/// The same for packages whose names tell their version, all from one suite.
+///
+/// # Errors
+/// apt is absent, or no suite of the machine's mirrors has them.
+pub(super) fn unpack_named(packages: &[&str], scratch: &Path) -> Result<()> {
+    let names: Vec<_> = packages.iter().map(ToString::to_string).collect();
+    from_suites(scratch, |archive, tree| archive.unpack(&names, tree))
+}
+
+/// Lets `unpack` fill `scratch/tree` from the first suite that has what it wants.
+fn from_suites(scratch: &Path, unpack: impl Fn(&Archive, &Path) -> Result<()>) -> Result<()> {
     let own = apt_sources::own_release();
     let mut reasons = Vec::new();
     for suite in [own.as_str()].into_iter().chain(SUITES) {
-        match fetch(package, upstream, suite, scratch) {
+        let opened = Archive::open(&scratch.join(suite), suite);
+        match opened.and_then(|archive| unpack(&archive, &scratch.join("tree"))) {
             Ok(()) => return Ok(()),
             Err(reason) => reasons.push(format!("{suite}: {reason:#}")),
         }
     }
-    bail!("no {package} {upstream}: {}", reasons.join("; "))
-}
-
-/// Downloads the package from one suite and unpacks it.
-fn fetch(package: &str, upstream: &str, suite: &str, scratch: &Path) -> Result<()> {
-    let archive = Archive::open(&scratch.join(suite), suite)?;
-    let offered = archive.versions(package)?;
-    let version = matching_version(&offered, upstream)
-        .with_context(|| format!("not in version {upstream}"))?;
-    archive.unpack(&[format!("{package}={version}")], &scratch.join("tree"))
+    bail!("{}", reasons.join("; "))
 }
 
 /// The Debian version of that upstream version.
@@ -55,16 +67,16 @@ fn matching_version<'a>(offered: &'a [String], upstream: &str) -> Option<&'a str
 /// Installs packages, after refreshing the package lists where they do not offer them.
 ///
 /// # Errors
-/// apt-get fails; its own messages are on the standard streams.
+/// apt-get fails; its own messages are in the text.
 pub(super) fn install(packages: &[&str]) -> Result<()> {
     let _no_daemons = NoDaemons::new()?;
     let known = exec::capture(apt_get().args(["install", "--simulate"]).args(packages)).is_ok();
-    if known && exec::run(apt_get().arg("install").args(packages)).is_ok() {
+    if known && exec::capture(apt_get().arg("install").args(packages)).is_ok() {
         return Ok(());
     }
     exec::step("Refreshing apt's package lists");
-    exec::run(apt_get().arg("update"))?;
-    exec::run(apt_get().arg("install").args(packages))
+    exec::capture(apt_get().arg("update"))?;
+    exec::capture(apt_get().arg("install").args(packages)).map(drop)
 }
 
 /// apt-get, asking nothing and waiting for another apt to end.

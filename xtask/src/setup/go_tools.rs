@@ -6,8 +6,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::apt;
 use crate::{exec, toolchain};
 
 /// A program, the module that holds it and the release that is built.
@@ -40,6 +41,10 @@ const GO: [u32; 2] = [1, 25];
 /// Where Go installs itself when nobody has put it on `PATH`: its own archive's place.
 const GO_HOME: &str = "/usr/local/go/bin/go";
 
+/// The Go that is fetched where the machine has none: a release that Debian's newer suites hold,
+/// whose packages run on older ones too.
+const FETCHED: &str = "1.26";
+
 /// The folder with `cnitool` and `multus`, built on first use.
 ///
 /// # Errors
@@ -52,11 +57,16 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     }
     let _lock = toolchain::lock(&cache)?;
     if !is_ready(&home) {
-        let go = go()?;
+        let scratch = cache.join("go.partial");
+        let go = match own_go() {
+            Some(go) => go,
+            None => fetch_go(&scratch)?,
+        };
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
         for tool in TOOLS.iter().filter(|tool| !tool.is_ready(&home)) {
             tool.build(&go, &home)?;
         }
+        clear(&scratch)?;
     }
     Ok(home)
 }
@@ -107,25 +117,47 @@ impl GoTool {
     }
 }
 
-/// A Go that can build the tools: new enough, or able to fetch one that is.
-fn go() -> Result<PathBuf> {
-    let [major, minor] = GO;
-    let remedy = format!(
-        "Install Go {major}.{minor} or newer from https://go.dev/dl into /usr/local/go, \
-         or your distribution's package where it is as new"
-    );
-    let found = exec::find("go").or_else(|| Some(PathBuf::from(GO_HOME)).filter(|go| go.exists()));
-    let Some(go) = found else {
-        bail!("missing: go, to build cnitool and Multus. {remedy}");
-    };
-    let text = exec::capture(Command::new(&go).arg("version"))?;
+/// The machine's Go, if it can build the tools.
+fn own_go() -> Option<PathBuf> {
+    let found = exec::find("go").into_iter().chain([GO_HOME.into()]);
+    found.filter(|go| go.exists()).find(|go| can_build(go))
+}
+
+/// Whether that Go is new enough, or able to fetch one that is.
+fn can_build(go: &Path) -> bool {
+    let release = exec::capture(Command::new(go).arg("version"))
+        .ok()
+        .and_then(|text| release(&text));
     // Since 1.21, and unless GOTOOLCHAIN forbids it, Go fetches the release that a module wants.
-    let fetches = exec::capture(Command::new(&go).args(["env", "GOTOOLCHAIN"]))
-        .is_ok_and(|value| value.trim().starts_with("auto"));
-    match release(&text) {
-        Some(release) if release >= GO || (release >= [1, 21] && fetches) => Ok(go),
-        _ => bail!("{} is too old: {}. {remedy}", go.display(), text.trim()),
+    let fetches = || {
+        exec::capture(Command::new(go).args(["env", "GOTOOLCHAIN"]))
+            .is_ok_and(|value| value.trim().starts_with("auto"))
+    };
+    release.is_some_and(|release| release >= GO || (release >= [1, 21] && fetches()))
+}
+
+/// Unpacks Debian's Go below `scratch`, for these builds only.
+fn fetch_go(scratch: &Path) -> Result<PathBuf> {
+    exec::step(&format!("Fetching Go {FETCHED} (up to a minute)"));
+    clear(scratch)?;
+    let packages = ["go", "src"].map(|part| format!("golang-{FETCHED}-{part}"));
+    let [major, minor] = GO;
+    apt::unpack_named(&packages.each_ref().map(String::as_str), scratch).with_context(|| {
+        format!(
+            "missing: go, to build cnitool and Multus. Install Go {major}.{minor} or newer from \
+             https://go.dev/dl into /usr/local/go, or your distribution's package where it is as new"
+        )
+    })?;
+    Ok(scratch.join(format!("tree/usr/lib/go-{FETCHED}/bin/go")))
+}
+
+/// Removes a folder that may not be there.
+fn clear(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
     }
+    Ok(())
 }
 
 /// Major and minor number in what `go version` prints.

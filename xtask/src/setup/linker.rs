@@ -54,19 +54,14 @@ fn build(toolchain: &Toolchain, home: &Path) -> Result<()> {
 
     let scratch = home.join("build");
     exec::run(
-        toolchain::cargo()
-            .args(["install", "bpf-linker", "--version", VERSION, "--locked"])
+        toolchain::install("bpf-linker", VERSION)
             .args(["--no-default-features", "--features"])
             .arg(format!("llvm-{}", toolchain.llvm_major))
-            .args(["--quiet", "--force", "--root"])
+            .arg("--root")
             .arg(home)
             .arg("--target-dir")
             .arg(&scratch)
             .env("LLVM_PREFIX", &prefix)
-            // What suits the workspace's own build must not leak into the tool's.
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env_remove("CARGO_BUILD_TARGET")
             .current_dir(home),
     )
     .context("bpf-linker could not be built; see the messages above")?;

@@ -4,6 +4,7 @@ mod apt;
 mod apt_archive;
 mod apt_sources;
 mod bpffs;
+mod fuzzer;
 mod go_tools;
 mod linker;
 mod packages;
@@ -18,6 +19,7 @@ pub(crate) use self::{
     apt_archive::Archive,
     apt_sources::own_release,
     bpffs::BPFFS,
+    fuzzer::ensure as fuzzer,
     go_tools::ensure as cni_clients,
     packages::{Group, cni_plugins, python_with_scapy},
 };
@@ -47,6 +49,9 @@ impl Setup {
         system(groups)?;
         if groups.contains(&Group::Test) {
             cni_clients()?;
+        }
+        if groups.contains(&Group::Fuzz) {
+            fuzzer()?;
         }
         exec::step("Everything is in place");
         Ok(())

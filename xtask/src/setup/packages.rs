@@ -25,6 +25,8 @@ pub(crate) enum Group {
     Bench,
     /// The lab of virtual machines
     Lab,
+    /// The fuzz targets
+    Fuzz,
 }
 
 /// The distributions whose package names are known, and how each installs; Debian's is the one that
@@ -65,8 +67,8 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 25] = {
-    use Group::{Bench, Demo, Lab, Test};
+const TOOLS: [Tool; 26] = {
+    use Group::{Bench, Demo, Fuzz, Lab, Test};
     const fn tool(
         name: &'static str,
         groups: &'static [Group],
@@ -139,6 +141,8 @@ const TOOLS: [Tool; 25] = {
         ),
         tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
         tool("ib_send_bw", &[Lab], ["perftest"; 3]),
+        // libFuzzer is C++.
+        tool("c++", &[Fuzz], ["g++", "gcc-c++", "gcc"]),
     ]
 };
 

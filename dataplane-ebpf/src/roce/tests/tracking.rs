@@ -301,7 +301,7 @@ proptest! {
     fn any_state_and_any_request_keep_numbers_in_their_space(
         expected_psn: u32,
         path_mtu: u16,
-        flags: u16,
+        flags: u8,
         last_seen_ns: u64,
         psn in 0..SPACE,
         length: u32,

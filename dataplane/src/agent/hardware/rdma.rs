@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Agent, Result};
+use super::super::{Agent, Error, Result};
 use crate::{
     api::{
         hardware::{EndpointRdma, NodeRdma},
         types::Endpoint,
     },
-    link::{NetnsRef, Sysfs},
+    link::{NetnsRef, Sysfs, other_namespaces},
     rdma::{NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, survey},
 };
 
@@ -21,6 +21,9 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(2);
 /// From this part of a GID table on the node's administrator is warned.
 const NEARLY_FULL: f64 = 0.8;
+
+/// How many namespaces a message names.
+const SHOWN: usize = 8;
 
 type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
 
@@ -51,10 +54,29 @@ impl Agent {
     pub fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
         let mut rdma = Rdma::open(&self.home)?;
         if rdma.mode()? != mode {
-            rdma.set_mode(mode)?;
+            rdma.set_mode(mode)
+                .map_err(|error| self.explain_blocked(error.into()))?;
         }
         self.forget_rdma();
         self.rdma()
+    }
+
+    /// Adds the namespaces that are in the way of a change of the mode.
+    fn explain_blocked(&self, error: Error) -> Error {
+        let Error::Conflict(text) = error else {
+            return error;
+        };
+        let others = other_namespaces(&self.home);
+        let shown = others.len().min(SHOWN);
+        let listed = others[..shown].join(", ");
+        Error::Conflict(match others.len() - shown {
+            0 if others.is_empty() => format!(
+                "{text}; none has a name or a process: one that is just ending, or one that a \
+                 mount or a file descriptor keeps"
+            ),
+            0 => format!("{text}; in the way: {listed}"),
+            more => format!("{text}; in the way: {listed} and {more} more"),
+        })
     }
 
     /// What an endpoint has of RDMA, looked up now.

@@ -28,7 +28,7 @@ use crate::{
             Compiled, Compiler, Endpoint, EndpointPolicy, RuleName, RuleNumbers, Settings,
             State as PolicyState, Unknown,
         },
-        model::Model,
+        model::{Model, PodName, Scope},
         source::{Directory, FileState, Watcher},
     },
 };
@@ -371,6 +371,17 @@ impl Agent {
             }
             Err(error) => tracing::warn!("reading the node's addresses: {error}"),
         }
+    }
+
+    /// Who has which address, as the source of policies knows it.
+    pub(super) fn policy_pods(&self) -> HashMap<IpAddr, PodName> {
+        let policing = self.policing();
+        let pods = policing.model.iter().flat_map(|model| &model.pods);
+        let addresses = pods.flat_map(|(name, pod)| {
+            let addresses = pod.addresses_in(&Scope::All).into_iter();
+            addresses.map(move |address| (address, name.clone()))
+        });
+        addresses.collect()
     }
 
     fn policing(&self) -> MutexGuard<'_, Policing> {

@@ -67,6 +67,7 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
     rows.extend(bench.serial()?);
     rows.extend(bench.at_once()?);
     rows.push(bench.detection()?);
+    bench.agent.dismiss();
     Ok(rows)
 }
 

@@ -1,6 +1,6 @@
 //! Frames to run the programs on, small as packets that are all header.
 
-use dataplane_ebpf::roce::UDP_PORT;
+use dataplane_ebpf::roce::{UDP_PORT, timing};
 
 /// The destination MAC address of every frame, unless a case says otherwise.
 pub(crate) const TO: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -112,11 +112,11 @@ pub(crate) fn arp() -> Vec<u8> {
 }
 
 /// RoCEv2 with room for each extended header and 32 bytes of payload, so that every opcode fits.
-fn roce(opcode: u8) -> Vec<u8> {
+fn roce(opcode: u8, psn: u32) -> Vec<u8> {
     let mut packet = vec![opcode, 0, 0xff, 0xff];
     // A queue pair for each opcode, or they would be one flow.
     packet.extend((0x100 + u32::from(opcode)).to_be_bytes());
-    packet.extend(100_u32.to_be_bytes());
+    packet.extend(psn.to_be_bytes());
     let mut extended = [0; 16];
     // As an RETH, a READ of 64 KiB; as an AETH, a plain acknowledgement.
     extended[13] = 1;
@@ -127,10 +127,19 @@ fn roce(opcode: u8) -> Vec<u8> {
     udp(UDP_PORT, &packet)
 }
 
+/// A PSN whose request and answer are not timed, and one whose are, as one in 32 is.
+const USUAL_PSN: u32 = 100;
+const TIMED_PSN: u32 = 104;
+const _: () = assert!(!timing::is_timed(USUAL_PSN) && timing::is_timed(TIMED_PSN));
+
 pub(crate) fn roce_ipv4(opcode: u8) -> Vec<u8> {
-    ethernet(IPV4, &ipv4(UDP, &roce(opcode)))
+    ethernet(IPV4, &ipv4(UDP, &roce(opcode, USUAL_PSN)))
+}
+
+pub(crate) fn roce_ipv4_timed(opcode: u8) -> Vec<u8> {
+    ethernet(IPV4, &ipv4(UDP, &roce(opcode, TIMED_PSN)))
 }
 
 pub(crate) fn roce_ipv6(opcode: u8) -> Vec<u8> {
-    ethernet(IPV6, &ipv6(UDP, &roce(opcode)))
+    ethernet(IPV6, &ipv6(UDP, &roce(opcode, USUAL_PSN)))
 }

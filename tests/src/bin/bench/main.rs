@@ -137,7 +137,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         write(path, &format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
     }
     if let Some(path) = &arguments.markdown {
-        write(path, &report::markdown(&rows)?)?;
+        write(path, &report::markdown(&rows, about)?)?;
     }
     let missed = rows.iter().any(|row| row.holds == Some(false));
     Ok(if arguments.strict && missed {
@@ -145,6 +145,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What the benchmark of that name measures.
+fn about(name: &str) -> &'static str {
+    let known = BENCHMARKS.iter().find(|one| one.name == name);
+    known.map_or("no longer measured", |one| one.about)
 }
 
 fn measure(only: &[String]) -> Result<Vec<Row>> {

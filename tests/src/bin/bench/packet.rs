@@ -140,6 +140,14 @@ fn cases<'a>(
     ] {
         add(name, endpoint, "entry_ingress", frame, TC_NEXT, bar)?;
     }
+    // One packet in 32 is like these: an answer looks for its request, a request leaves its time.
+    for (name, opcode) in [
+        ("packet/roce-ack-timed", opcode::ACKNOWLEDGE),
+        ("packet/roce-read-request-timed", opcode::READ_REQUEST),
+    ] {
+        let frame = frames::roce_ipv4_timed(opcode);
+        add(name, endpoint, "entry_ingress", frame, TC_NEXT, Bar::None)?;
+    }
     let tcp = frames::tcp_ipv4;
     add(
         "packet/egress-tcp4",

@@ -20,8 +20,9 @@ fn cells(row: &Row) -> [String; 9] {
         number(row.p90),
         number(row.p99),
         optional(row.baseline),
+        // Bars have two figures: the third says on which side of one a ratio is.
         row.ratio
-            .map(|ratio| format!("{ratio:.2}"))
+            .map(|ratio| format!("{ratio:.3}"))
             .unwrap_or_default(),
         row.bar.clone().unwrap_or_default(),
         match row.holds {
@@ -70,8 +71,9 @@ pub(crate) fn text(rows: &[Row]) -> String {
     text
 }
 
-/// For the documentation, with the machine and the day named.
-pub(crate) fn markdown(rows: &[Row]) -> Result<String> {
+/// For the documentation, with the machine and the day named; a section for each benchmark, of which
+/// `about` tells what it measures.
+pub(crate) fn markdown(rows: &[Row], about: impl Fn(&str) -> &'static str) -> Result<String> {
     let mut text = String::from(
         "# Benchmarks\n\n\
          Written by `cargo xtask bench` (as root), by one run of every benchmark or from the rows \
@@ -83,16 +85,54 @@ pub(crate) fn markdown(rows: &[Row]) -> Result<String> {
          the bare interface, the bare system calls. The columns p50, p90 and p99 are over the \
          samples, the baseline is the median of its own samples, and a bar is held against the \
          median. Traffic is measured in pairs: its ratio, which the bar is held against, is the \
-         median of the pairs' ratios, and `-bare-again` shows what noise alone makes of it. \
-         A name's first part is what `--only` takes.\n\n",
+         median of the pairs' ratios, and `bare-again` shows what noise alone makes of it.\n\n",
     );
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "| {} |", HEAD.join(" | "));
-    text.push_str("|---|---|--:|--:|--:|--:|--:|---|---|\n");
-    for row in rows {
-        let _ = writeln!(text, "| {} |", cells(row).join(" | "));
+    text.push_str(&bars(rows));
+    for group in rows.chunk_by(|one, next| benchmark(one) == benchmark(next)) {
+        let name = group.first().map_or("", benchmark);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\n## {name}\n");
+        let _ = writeln!(
+            text,
+            "`cargo xtask bench --only {name}`: {}.\n",
+            about(name)
+        );
+        let _ = writeln!(text, "| {} |", HEAD.join(" | "));
+        text.push_str("|---|---|--:|--:|--:|--:|--:|---|---|\n");
+        for row in group {
+            let mut cells = cells(row);
+            cells[0] = case(row).to_owned();
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        }
     }
     Ok(text)
+}
+
+/// The benchmark that a row is of.
+fn benchmark(row: &Row) -> &str {
+    row.name.split_once('/').map_or("", |(name, _)| name)
+}
+
+/// The row's name within its benchmark.
+fn case(row: &Row) -> &str {
+    row.name.split_once('/').map_or(&row.name, |(_, case)| case)
+}
+
+/// How many bars hold, and which do not.
+fn bars(rows: &[Row]) -> String {
+    let set = rows.iter().filter(|row| row.holds.is_some()).count();
+    let missed: Vec<_> = rows
+        .iter()
+        .filter(|row| row.holds == Some(false))
+        .map(|row| format!("`{}`", row.name))
+        .collect();
+    let mut text = format!("{} of {set} bars hold", set - missed.len());
+    if !missed.is_empty() {
+        text.push_str("; not: ");
+        text.push_str(&missed.join(", "));
+    }
+    text.push_str(".\n");
+    text
 }
 
 fn machine() -> Result<String> {
@@ -110,7 +150,7 @@ fn machine() -> Result<String> {
     let date = output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?;
     Ok(format!(
         "| machine | |\n|---|---|\n| processor | {model}, {cores} cores{} |\n| kernel | {} |\n\
-         | date | {} |\n",
+         | written | {} |\n",
         if virtual_machine {
             ", a virtual machine"
         } else {

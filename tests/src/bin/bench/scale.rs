@@ -64,6 +64,7 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
         memory.push(process.resident_mib()?);
     }
     eprintln!("    removing them");
+    agent.dismiss();
     Ok(vec![
         Row::alone("scale/restart-500", "s", &starts, Bar::AtMost(0.5)),
         Row::alone("scale/memory-500", "MiB", &memory, Bar::AtMost(30.0)),

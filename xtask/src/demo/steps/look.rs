@@ -40,7 +40,7 @@ pub(in crate::demo) fn look(stage: &Stage) -> Result<()> {
         .stats
         .pod("red")
         .context("no counters of pod red")?;
-    for line in excerpt(&text) {
+    for line in excerpt(&text)? {
         screen::ends(line);
     }
     let sent = format!(" {}", red.egress.packets);
@@ -95,21 +95,28 @@ fn fetch() -> Result<String> {
 }
 
 /// A few lines of each sort.
-fn excerpt(text: &str) -> Vec<&str> {
+fn excerpt(text: &str) -> Result<Vec<&str>> {
     const WANTED: [(&str, &str, usize); 6] = [
         ("sluice_endpoint_packets_total{", "", 4),
-        ("sluice_drop_packets_total{", "demo", 2),
-        ("sluice_drop_packets_total{", "block_list", 1),
+        ("sluice_endpoint_dropped_packets_total{", "", 2),
         ("sluice_roce_packets_total{", "", 2),
-        ("sluice_roce_mark_packets_total{", "", 2),
-        ("sluice_uplink_packets_total{", "_to_", 2),
+        ("sluice_roce_ce_marked_packets_total{", "", 1),
+        ("sluice_uplink_host_reach_packets_total{", "", 2),
+        ("sluice_uplink_dropped_packets_total{", "block_list", 1),
     ];
-    let some = |(start, part, count): (&'static str, &'static str, usize)| {
-        text.lines()
-            .filter(move |line| line.starts_with(start) && line.contains(part))
-            .take(count)
-    };
-    WANTED.into_iter().flat_map(some).collect()
+    let mut excerpt = Vec::new();
+    for (start, part, count) in WANTED {
+        let before = excerpt.len();
+        let found = text
+            .lines()
+            .filter(|line| line.starts_with(start) && line.contains(part));
+        excerpt.extend(found.take(count));
+        ensure!(
+            excerpt.len() > before,
+            "the metrics have no {start}..}}:\n{text}"
+        );
+    }
+    Ok(excerpt)
 }
 
 /// Leaves everything running, with some traffic, until `wait` returns.

@@ -21,15 +21,15 @@ pub(super) use self::{
     traffic::traffic,
     trouble::trouble,
 };
-use super::{build, screen, topology::Topology};
+use super::{prepare, screen, topology::Topology};
 
 /// Steps in all.
 const STEPS: usize = 9;
 
-/// Gets the tools and builds.
-pub(super) fn ready() -> Result<PathBuf> {
+/// Gets the tools, and builds `sluice` where none is given.
+pub(super) fn ready(sluice: Option<PathBuf>) -> Result<PathBuf> {
     screen::title(1, STEPS, "Tools and build");
-    build()
+    prepare(sluice)
 }
 
 /// Makes the namespaces.
