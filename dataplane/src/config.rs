@@ -71,6 +71,8 @@ pub struct Config {
     pub policy: PolicyOptions,
     /// Who is to see RDMA devices; left as it is when absent.
     pub rdma_mode: Option<NetnsMode>,
+    /// Whether RDMA ports are to count by process, where they can.
+    pub rdma_pod_counters: bool,
     /// What NICs are to be.
     pub nics: Vec<Nic>,
     /// What the agent logs.
@@ -294,6 +296,10 @@ pub struct Settings {
     #[arg(skip)]
     pub rdma_mode: Option<NetnsMode>,
 
+    /// Whether RDMA ports are to count by process; in the file only.
+    #[arg(skip)]
+    pub rdma_pod_counters: Option<bool>,
+
     /// What NICs are to be; in the file only.
     #[arg(skip)]
     pub nics: Option<Vec<Nic>>,
@@ -455,6 +461,10 @@ impl Config {
                 audit: flags.policy_audit.or(file.policy_audit).unwrap_or(false),
             },
             rdma_mode: flags.rdma_mode.or(file.rdma_mode),
+            rdma_pod_counters: flags
+                .rdma_pod_counters
+                .or(file.rdma_pod_counters)
+                .unwrap_or(false),
             nics,
             log: flags.log.or(file.log).unwrap_or_default(),
         })
@@ -533,6 +543,7 @@ mod tests {
             policy_audit: Some(_),
             identities: Some(_),
             rdma_mode: Some(rdma_mode),
+            rdma_pod_counters: Some(_),
             nics: Some(nics),
             log: Some(_),
         } = parse(Path::new("c.toml"), &all).unwrap()

@@ -76,6 +76,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     followers.abort_all();
     let _ = stop.send(true);
     while servers.join_next().await.is_some() {}
+    agent.save_hw_counters();
     outcome
 }
 

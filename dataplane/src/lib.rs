@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod endpoint;
 mod http;
+pub mod hw;
 pub mod kernel;
 pub mod link;
 pub mod metrics;

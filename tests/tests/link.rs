@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ffi::OsStr, fs, os::unix::ffi::OsStrExt, thread
 
 use anyhow::{Context, Result, ensure};
 use dataplane::link::{
-    Interface, InterfaceKind, LinkError, MacvlanMode, Netlink, Netns, NetnsId, NetnsRef,
+    Ethtool, Interface, InterfaceKind, LinkError, MacvlanMode, Netlink, Netns, NetnsId, NetnsRef,
 };
 use ipnet::IpNet;
 use serde_json::Value;
@@ -84,6 +84,34 @@ fn compare_with_ip(netns: &TestNetns) -> Result<()> {
             theirs
         );
     }
+    Ok(())
+}
+
+#[test]
+fn a_drivers_own_statistics_are_read() -> Result<()> {
+    let netns = TestNetns::new()?;
+    let peer = TestNetns::new()?;
+    netns.add_veth("v0", &peer, "v1")?;
+    let ethtool = Ethtool::open(&netns.open()?)?;
+    let all = ethtool.statistics("v0", |driver, _| driver == "veth")?;
+    let all = all.context("veth has some")?;
+    ensure!(all.driver == "veth");
+    // The first one is the index of the other end.
+    let expected = Netlink::open(&peer.open()?)?.interface("v1")?.ifindex;
+    ensure!(
+        all.values.first() == Some(&("peer_ifindex".to_owned(), expected.into())),
+        "{all:?}"
+    );
+    ensure!(all.values.len() > 1, "{all:?}");
+    let some = ethtool.statistics("v0", |_, name| name.starts_with("rx_queue_0_"))?;
+    let some = some.context("picked")?.values;
+    ensure!(
+        !some.is_empty() && some.len() < all.values.len(),
+        "{some:?}"
+    );
+    ensure!(ethtool.statistics("lo", |_, _| true)?.is_none());
+    let error = ethtool.statistics("gone", |_, _| true).unwrap_err();
+    ensure!(error.errno() == Some(libc::ENODEV), "{error}");
     Ok(())
 }
 

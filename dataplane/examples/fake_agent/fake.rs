@@ -10,20 +10,21 @@ use dataplane::{
     agent::{Error, Result},
     api::{
         Cni, Dataplane, Hardware, Policies,
-        hardware::{NodeRdma, Pf, VfsRequest},
+        hardware::{CountersRequest, NodeRdma, Pf, PortOptions, RdmaResources, VfsRequest},
         roce::{FlowCounts, RoceFlow, RoceFlows, SeenAt},
         types::{
             AttachRequest, Block, Count, DropCount, Endpoint, EndpointSelector, EndpointStats,
-            Event, FlowStats, Health, MapStatus, RoceCount, Stats, Status, TcMechanism, Uplink,
-            UplinkRequest, UplinkStats, XdpMode,
+            Event, FlowStats, Health, MapStatus, RoceCount, RoceEndpoints, RoceVisibility, Stats,
+            Status, TcMechanism, Uplink, UplinkRequest, UplinkStats, XdpMode,
         },
     },
 };
 use dataplane::{
+    hw::HwStats,
     link::NetnsRef,
     rdma::{
-        GidTable, Guid, NetnsMode, PhysicalState, PlacedDevice, PlacedPort, PortState, RdmaDevice,
-        RdmaPort,
+        Driver, GidTable, Guid, NetnsMode, PhysicalState, PlacedDevice, PlacedPort, PortState,
+        RdmaDevice, RdmaPort,
     },
 };
 use dataplane_ebpf::roce::Kind;
@@ -37,6 +38,8 @@ pub const EVENT_QUEUE: usize = 16;
 
 /// Holds what it is told and counts made-up traffic by the clock.
 pub struct Fake {
+    /// What its hardware counts.
+    pub hw: HwStats,
     started: Instant,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
@@ -52,6 +55,7 @@ struct State {
 impl Fake {
     pub fn new() -> Self {
         Self {
+            hw: HwStats::default(),
             started: Instant::now(),
             state: Mutex::default(),
             events: broadcast::channel(EVENT_QUEUE).0,
@@ -106,6 +110,7 @@ impl Hardware for Fake {
                     ports: 1,
                 },
                 netns: NetnsRef::Host,
+                driver: Some(Driver::Mlx5),
                 pci: Some("0000:3b:00.0".into()),
                 ports: vec![PlacedPort {
                     port: RdmaPort {
@@ -126,6 +131,28 @@ impl Hardware for Fake {
             }],
             cm_device: None,
         })
+    }
+
+    fn hw(&self) -> Result<HwStats> {
+        Ok(self.hw.clone())
+    }
+
+    fn rdma_resources(&self) -> Result<RdmaResources> {
+        Ok(RdmaResources {
+            holdings: Vec::new(),
+            queue_pairs: Vec::new(),
+        })
+    }
+
+    fn rdma_counters(&self) -> Result<Vec<PortOptions>> {
+        Ok(Vec::new())
+    }
+
+    fn set_rdma_counters(&self, request: &CountersRequest) -> Result<Vec<PortOptions>> {
+        Err(Error::NotFound(format!(
+            "no counter {:?}",
+            request.counters
+        )))
     }
 
     fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
@@ -191,6 +218,7 @@ impl Dataplane for Fake {
             pod: request.pod.clone(),
             uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
             rdma: None,
+            roce: Some(RoceVisibility::None),
             mechanism: TcMechanism::Tcx,
             health: Health::Attached,
         };
@@ -261,6 +289,7 @@ impl Dataplane for Fake {
                 memory_bytes: 32768,
             }],
             memory_bytes: 32768,
+            roce: RoceEndpoints::default(),
             uplinks: state.uplinks.clone(),
             problems: Vec::new(),
         })

@@ -30,7 +30,7 @@ use std::{
 pub use error::{Error, Result};
 use hand_over::HandOvers;
 pub use hardware::Nic;
-use hardware::RdmaView;
+use hardware::{HwView, RdmaView};
 pub use policy::PolicyOptions;
 use policy::{ACCEPTED, PodNames, Policing};
 use reach::Reach;
@@ -68,6 +68,8 @@ pub struct Options {
     pub identities: u32,
     /// Policies.
     pub policy: PolicyOptions,
+    /// Whether RDMA ports are to count by process, where they can.
+    pub rdma_pod_counters: bool,
 }
 
 impl From<&Config> for Options {
@@ -83,6 +85,7 @@ impl From<&Config> for Options {
             xdp: config.xdp,
             identities: config.identities,
             policy: config.policy.clone(),
+            rdma_pod_counters: config.rdma_pod_counters,
         }
     }
 }
@@ -113,6 +116,7 @@ pub struct Agent {
     /// Held for moments only, unlike `policing`.
     pod_names: RwLock<PodNames>,
     rdma: RdmaView,
+    hw: HwView,
     /// Filters put back after somebody had removed them, and interfaces that
     /// somebody had taken out of the programs' sight.
     repairs: AtomicU64,
@@ -198,6 +202,7 @@ impl Agent {
             tracing::warn!("policies: rule counters start anew: {error}");
             BTreeMap::new()
         });
+        let hw = HwView::open(&store);
         let policing = Policing::new(&options, kernel.maps(), rules);
         let agent = Self {
             entry_tags: kernel.entry_tags()?,
@@ -213,6 +218,7 @@ impl Agent {
             policing: Mutex::new(policing),
             pod_names: RwLock::default(),
             rdma: RdmaView::default(),
+            hw,
             repairs: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             hand_overs: HandOvers::new(),
@@ -242,7 +248,7 @@ impl Agent {
                 .collect()
         };
         for endpoint in &mut endpoints {
-            endpoint.rdma = self.rdma_of(endpoint);
+            self.add_rdma(endpoint);
         }
         endpoints
     }
@@ -307,6 +313,7 @@ impl Attached {
             pod: self.record.pod.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
             rdma: None,
+            roce: None,
             mechanism: self.record.mechanism,
             health: self.health.clone(),
         }

@@ -3,7 +3,7 @@
 use dataplane_ebpf::abi::LAYOUT;
 
 use super::{Agent, Result};
-use crate::api::types::{Health, Status};
+use crate::api::types::{Endpoint, Health, RoceEndpoints, RoceVisibility, Status};
 
 impl Agent {
     /// The state of the agent and its dataplane.
@@ -13,6 +13,7 @@ impl Agent {
         let foreign = self.kernel.foreign_pins();
         let policies = self.policy_problems();
         let crowded = self.rdma_problems();
+        let roce = roce_endpoints(&self.endpoints());
         let state = self.state();
         let foreign = foreign.iter().map(|path| {
             format!(
@@ -58,6 +59,7 @@ impl Agent {
             max_endpoints: self.options.max_endpoints,
             memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
+            roce,
             uplinks: state
                 .uplinks
                 .values()
@@ -66,4 +68,17 @@ impl Agent {
             problems,
         })
     }
+}
+
+fn roce_endpoints(endpoints: &[Endpoint]) -> RoceEndpoints {
+    let mut roce = RoceEndpoints::default();
+    for endpoint in endpoints {
+        match endpoint.roce {
+            Some(RoceVisibility::Wire) => roce.wire += 1,
+            Some(RoceVisibility::Offloaded) => roce.offloaded.push(endpoint.id),
+            Some(RoceVisibility::None) => roce.none += 1,
+            None => roce.unknown.push(endpoint.id),
+        }
+    }
+    roce
 }

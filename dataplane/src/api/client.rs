@@ -15,7 +15,9 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use sluice_api::DEFAULT_SOCKET;
 use tokio::net::UnixStream;
 
-use super::hardware::{NodeRdma, Pf, RdmaModeRequest, VfsRequest};
+use super::hardware::{
+    CountersRequest, NodeRdma, Pf, PortOptions, RdmaModeRequest, RdmaResources, VfsRequest,
+};
 use super::roce::RoceFlows;
 use super::types::{
     ApiError, AttachRequest, Block, BlockRequest, Endpoint, EndpointSelector, EventLine, Stats,
@@ -258,6 +260,30 @@ impl Client {
     /// [`ClientError`].
     pub async fn set_rdma_mode(&self, request: &RdmaModeRequest) -> Result<NodeRdma> {
         self.send(Method::POST, "/v1/rdma/mode", request).await
+    }
+
+    /// RDMA objects and whose they are.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rdma_resources(&self) -> Result<RdmaResources> {
+        self.get("/v1/rdma/resources").await
+    }
+
+    /// What RDMA ports can count besides.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rdma_counters(&self) -> Result<Vec<PortOptions>> {
+        self.get("/v1/rdma/counters").await
+    }
+
+    /// Switches optional counters of RDMA ports.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_rdma_counters(&self, request: &CountersRequest) -> Result<Vec<PortOptions>> {
+        self.send(Method::POST, "/v1/rdma/counters", request).await
     }
 
     /// The NICs with SR-IOV.

@@ -18,8 +18,9 @@ pub use crate::rdma::NodeRdma;
 use crate::{
     agent::{Error, Result},
     api::types::PodName,
-    link::VfState,
-    rdma::{Gid, NetnsMode},
+    hw::{Holder, Holding, HwStats},
+    link::{NetnsRef, VfState},
+    rdma::{CounterMode, Driver, Gid, NetnsMode, OptionalCounter, QueuePair},
 };
 
 /// What an endpoint has of RDMA.
@@ -102,12 +103,80 @@ pub struct Vf {
     pub state: Option<VfState>,
 }
 
+/// `GET /v1/rdma/resources`: the RDMA objects of the node and of every pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RdmaResources {
+    /// How many of each kind each holder has of each device.
+    pub holdings: Vec<Holding>,
+    /// Every queue pair.
+    pub queue_pairs: Vec<OwnedQueuePair>,
+}
+
+/// A queue pair and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedQueuePair {
+    /// The device.
+    pub device: String,
+    /// The device's namespace.
+    pub netns: NetnsRef,
+    /// Whose.
+    pub holder: Holder,
+    /// The name of the process that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// The queue pair.
+    pub pair: QueuePair,
+}
+
+/// An element of `GET /v1/rdma/counters`: what a port can count besides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortOptions {
+    /// The device.
+    pub device: String,
+    /// The port.
+    pub port: u32,
+    /// The device's namespace.
+    pub netns: NetnsRef,
+    /// The driver, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
+    /// How queue pairs come into counter sets; absent where the kernel does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sets: Option<CounterMode>,
+    /// The counters that can be switched.
+    pub counters: Vec<OptionalCounter>,
+}
+
+/// `POST /v1/rdma/counters`: switch optional counters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountersRequest {
+    /// The device; every one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Its port; every one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u32>,
+    /// Names of counters, as the driver has them.
+    pub counters: Vec<String>,
+    /// Whether they are to count.
+    pub enable: bool,
+}
+
 /// What these requests need of the agent. Every method may block.
 pub trait Hardware: Send + Sync {
     /// See [`Agent::rdma`](crate::agent::Agent::rdma).
     fn rdma(&self) -> Result<NodeRdma>;
     /// See [`Agent::set_rdma_mode`](crate::agent::Agent::set_rdma_mode).
     fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma>;
+    /// See [`Agent::hw`](crate::agent::Agent::hw).
+    fn hw(&self) -> Result<HwStats>;
+    /// See [`Agent::rdma_resources`](crate::agent::Agent::rdma_resources).
+    fn rdma_resources(&self) -> Result<RdmaResources>;
+    /// See [`Agent::rdma_counters`](crate::agent::Agent::rdma_counters).
+    fn rdma_counters(&self) -> Result<Vec<PortOptions>>;
+    /// See [`Agent::set_rdma_counters`](crate::agent::Agent::set_rdma_counters).
+    fn set_rdma_counters(&self, request: &CountersRequest) -> Result<Vec<PortOptions>>;
     /// See [`Agent::sriov`](crate::agent::Agent::sriov).
     fn sriov(&self) -> Result<Vec<Pf>>;
     /// See [`Agent::set_vfs`](crate::agent::Agent::set_vfs).
@@ -119,6 +188,8 @@ pub(super) fn router() -> Router<Server> {
     Router::new()
         .route("/rdma", get(rdma))
         .route("/rdma/mode", post(set_rdma_mode))
+        .route("/rdma/resources", get(rdma_resources))
+        .route("/rdma/counters", get(rdma_counters).post(set_rdma_counters))
         .route("/sriov", get(sriov).post(set_vfs))
 }
 
@@ -138,6 +209,23 @@ async fn set_rdma_mode(
 ) -> Answer<NodeRdma> {
     server
         .run(move |node| hardware(node)?.set_rdma_mode(request.mode))
+        .await
+}
+
+async fn rdma_resources(State(server): State<Server>) -> Answer<RdmaResources> {
+    server.run(|node| hardware(node)?.rdma_resources()).await
+}
+
+async fn rdma_counters(State(server): State<Server>) -> Answer<Vec<PortOptions>> {
+    server.run(|node| hardware(node)?.rdma_counters()).await
+}
+
+async fn set_rdma_counters(
+    State(server): State<Server>,
+    Parameters(request): Parameters<CountersRequest>,
+) -> Answer<Vec<PortOptions>> {
+    server
+        .run(move |node| hardware(node)?.set_rdma_counters(&request))
         .await
 }
 

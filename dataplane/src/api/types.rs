@@ -101,11 +101,50 @@ pub struct Endpoint {
     /// What it has of RDMA, when it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdma: Option<EndpointRdma>,
+    /// Who sees its RoCE; absent when that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roce: Option<RoceVisibility>,
     /// How the programs are attached.
     pub mechanism: TcMechanism,
     /// Whether they are.
     #[serde(flatten)]
     pub health: Health,
+}
+
+/// Who sees an endpoint's RoCE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoceVisibility {
+    /// Its packets pass the programs: there are wire counters.
+    Wire,
+    /// Its NIC makes and reads them: there are hardware counters only.
+    Offloaded,
+    /// It has no RDMA device to speak RoCE with.
+    None,
+}
+
+/// Endpoints by who sees their RoCE.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoceEndpoints {
+    /// How many have wire counters.
+    pub wire: u32,
+    /// The ids of those that have hardware counters only.
+    pub offloaded: Vec<u32>,
+    /// How many have no RDMA device.
+    pub none: u32,
+    /// The ids of those of which it is not known.
+    pub unknown: Vec<u32>,
+}
+
+impl RoceVisibility {
+    /// As in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Offloaded => "offloaded",
+            Self::None => "none",
+        }
+    }
 }
 
 /// Packets and bytes.
@@ -339,6 +378,9 @@ pub struct Status {
     pub maps: Vec<MapStatus>,
     /// All maps when full, in bytes.
     pub memory_bytes: u64,
+    /// Who sees the endpoints' RoCE.
+    #[serde(default)]
+    pub roce: RoceEndpoints,
     /// Uplinks.
     pub uplinks: Vec<Uplink>,
     /// What is not as it should be, one line each with cause and remedy.

@@ -93,7 +93,7 @@ enum Command {
     /// Show who talks RoCE to whom, and what goes wrong
     #[command(subcommand)]
     Roce(roce::Roce),
-    /// Show RDMA devices, and who sees them
+    /// Show RDMA devices, who sees them, and who uses them
     #[command(subcommand)]
     Rdma(rdma::Rdma),
     /// Show and make virtual functions

@@ -7,7 +7,7 @@ use super::{
     table::{Table, bytes},
     uplink,
 };
-use crate::api::types::Status;
+use crate::api::types::{RoceEndpoints, Status};
 
 /// The agent, its maps, its uplinks, and what is wrong.
 pub(super) fn table(status: &Status) -> String {
@@ -36,7 +36,8 @@ pub(super) fn table(status: &Status) -> String {
             format!("{} when full", bytes(status.memory_bytes)),
         ),
     ];
-    for (name, value) in facts {
+    let roce = roce(&status.roce);
+    for (name, value) in facts.into_iter().chain([("RoCE", roce)]) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:<14} {value}");
     }
@@ -63,4 +64,20 @@ pub(super) fn table(status: &Status) -> String {
         let _ = writeln!(text, "PROBLEM: {problem}");
     }
     text
+}
+
+/// Who sees the endpoints' RoCE; those that eBPF does not see by their ids.
+fn roce(roce: &RoceEndpoints) -> String {
+    let mut parts = vec![format!("{} endpoints seen on the wire", roce.wire)];
+    for (ids, what) in [
+        (&roce.offloaded, "offloaded (hardware counters only)"),
+        (&roce.unknown, "not known"),
+    ] {
+        if !ids.is_empty() {
+            let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+            parts.push(format!("{what}: {}", ids.join(" ")));
+        }
+    }
+    parts.push(format!("{} without RDMA", roce.none));
+    parts.join("; ")
 }

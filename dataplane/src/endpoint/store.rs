@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{EndpointRecord, UplinkRecord, attachments::ATTACHMENTS};
-use crate::{api::types::cni::TOMBSTONES, policy::compile::RuleName};
+use crate::{api::types::cni::TOMBSTONES, hw::Saved, policy::compile::RuleName};
 
 /// Version of the files' format.
 const VERSION: u32 = 1;
@@ -223,6 +223,31 @@ impl Store {
     pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
         let rules: Vec<_> = rules.iter().collect();
         self.write(&self.rules_path(), &rules, Outlives::Agent)
+    }
+
+    /// The hardware counters that an earlier agent of this boot saved.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn hw_counters(&self) -> Result<Option<Saved>, StoreError> {
+        let path = self.hw_counters_path();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (boot_id, saved) = read(&path)?;
+        Ok((boot_id == self.boot_id).then_some(saved))
+    }
+
+    /// Saves the hardware counters.
+    ///
+    /// # Errors
+    /// As [`Store::put_endpoint`].
+    pub fn put_hw_counters(&self, saved: &Saved) -> Result<(), StoreError> {
+        self.write(&self.hw_counters_path(), saved, Outlives::Agent)
+    }
+
+    fn hw_counters_path(&self) -> PathBuf {
+        self.root.join("hw-counters.json")
     }
 
     fn rules_path(&self) -> PathBuf {

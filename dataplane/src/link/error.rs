@@ -171,6 +171,20 @@ pub enum LinkError {
         source: io::Error,
     },
 
+    /// An interface's driver did not tell what it counts.
+    #[error(
+        "cannot read the statistics of interface {interface} in network namespace {netns}: \
+         {source}; see ethtool -S {interface} there"
+    )]
+    Statistics {
+        /// The interface.
+        interface: String,
+        /// Its namespace.
+        netns: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
     /// No such device.
     #[error("device {device} is not {place}; see lspci -D, or /sys/bus/auxiliary/devices")]
     NoDevice {
@@ -231,6 +245,7 @@ impl LinkError {
             | Self::Sysctl { source, .. }
             | Self::Sysfs { source, .. }
             | Self::PacketSocket { source, .. }
+            | Self::Statistics { source, .. }
             | Self::Receive { source, .. } => source.raw_os_error(),
             _ => None,
         }

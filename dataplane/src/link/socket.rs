@@ -33,7 +33,7 @@ impl Netlink {
     pub fn open(netns: &Netns) -> Result<Self, LinkError> {
         let socket = netns
             // Strict: the kernel, not we, picks one interface's addresses out of a dump.
-            .run(|| Socket::open(NETLINK_ROUTE)?.strict())?
+            .run(|| Socket::open_strict(NETLINK_ROUTE))?
             .map_err(|(step, source)| LinkError::socket(netns, step)(source))?;
         Ok(Self {
             socket,

@@ -7,8 +7,8 @@ use prometheus_client::{
 };
 
 use super::{
-    endpoints::EndpointRows, family::Families, policy::encode_policy, rdma::encode_rdma,
-    uplinks::encode_uplinks,
+    endpoints::EndpointRows, family::Families, hw::encode_hw, policy::encode_policy,
+    rdma::encode_rdma, uplinks::encode_uplinks,
 };
 use crate::{
     agent::Result,
@@ -17,6 +17,7 @@ use crate::{
         hardware::NodeRdma,
         types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism, policy::PolicyStatus},
     },
+    hw::HwStats,
 };
 
 /// What one scrape tells, read at one moment.
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub status: Status,
     /// RDMA devices, where the kernel has RDMA.
     pub rdma: Option<NodeRdma>,
+    /// What hardware counts, where the kernel has RDMA.
+    pub hw: Option<HwStats>,
     /// Policies, where there is a source of them.
     pub policy: Option<PolicyStatus>,
 }
@@ -45,6 +48,7 @@ impl Snapshot {
             endpoints: dataplane.endpoints(),
             status: dataplane.status()?,
             rdma: dataplane.hardware().and_then(|node| node.rdma().ok()),
+            hw: dataplane.hardware().and_then(|node| node.hw().ok()),
             policy: match dataplane.policies() {
                 Some(policies) => {
                     Some(policies.policy_status()?).filter(|policy| policy.source.is_some())
@@ -76,12 +80,16 @@ impl Collector for Snapshot {
             endpoints,
             status,
             rdma,
+            hw,
             policy,
         } = self;
         EndpointRows::new(stats, endpoints).encode(&mut families)?;
         encode_uplinks(&mut families, &stats.uplinks, status)?;
         if let Some(rdma) = rdma {
             encode_rdma(&mut families, rdma)?;
+        }
+        if let Some(hw) = hw {
+            encode_hw(&mut families, hw)?;
         }
         if let Some(policy) = policy {
             encode_policy(&mut families, policy)?;

@@ -66,6 +66,34 @@ impl<'a> EndpointRows<'a> {
             }
             Ok(())
         })?;
+        let help = "Who sees the endpoint's RoCE: wire counters, hardware counters only, or nobody";
+        families.info("endpoint_roce", help, &|family| {
+            for row in &self.rows {
+                let Some((endpoint, visibility)) = row
+                    .endpoint
+                    .and_then(|endpoint| Some((endpoint, endpoint.roce?)))
+                else {
+                    continue;
+                };
+                let rdma = endpoint.rdma.as_ref();
+                let port = rdma.map(|rdma| rdma.port.to_string()).unwrap_or_default();
+                let extra = [
+                    ("visibility", visibility.name()),
+                    ("device", rdma.map_or("", |rdma| &rdma.device)),
+                    ("port", &port),
+                    (
+                        "mode",
+                        match rdma.map(|rdma| rdma.exclusive) {
+                            Some(true) => "exclusive",
+                            Some(false) => "shared",
+                            None => "",
+                        },
+                    ),
+                ];
+                family.sample(&row.labels(), &extra, 1)?;
+            }
+            Ok(())
+        })?;
         families.gauge(
             "endpoint_attached",
             "Whether the endpoint's programs are attached, so that its counters move",

@@ -41,6 +41,17 @@ impl<'a> Families<'a> {
         self.family(name, help, Some(&Unit::Bytes), MetricType::Counter, samples)
     }
 
+    /// `NAME_seconds_total`.
+    pub fn duration(&mut self, name: &str, help: &str, samples: Samples<'_>) -> fmt::Result {
+        self.family(
+            name,
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+            samples,
+        )
+    }
+
     /// `NAME`, or `NAME_UNIT`.
     pub fn gauge(
         &mut self,
@@ -92,6 +103,13 @@ impl Family<'_> {
             }
             kind => Self::value(&mut self.encoder.encode_family(&labels)?, kind, value),
         }
+    }
+
+    /// As [`Family::sample`], of a counter that is no whole number.
+    pub fn fraction(&mut self, base: &Labels<'_>, extra: &Labels<'_>, value: f64) -> fmt::Result {
+        let labels = (base, extra);
+        let mut family = self.encoder.encode_family(&labels)?;
+        family.encode_counter::<[(&str, &str); 0], _, f64>(&value, None)
     }
 
     /// The only sample, without labels, of a gauge in seconds.

@@ -7,6 +7,7 @@ mod classic;
 mod collector;
 mod endpoints;
 mod family;
+mod hw;
 mod policy;
 mod rdma;
 mod roce;

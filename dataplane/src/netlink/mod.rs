@@ -11,3 +11,4 @@ mod socket;
 pub use error::NetlinkError;
 pub(crate) use request::Request;
 pub(crate) use socket::Socket;
+pub use socket::Transport;

@@ -1,6 +1,6 @@
 //! A request socket of one netlink protocol, bound to the namespace it was opened in.
 
-use std::{io, os::fd::AsRawFd};
+use std::{fmt, io, os::fd::AsRawFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
@@ -31,10 +31,48 @@ const DUMP_ATTEMPTS: usize = 8;
 /// The step of a socket's set-up that failed, and the kernel's answer.
 pub(crate) type SetupError = (&'static str, io::Error);
 
+/// What carries requests and their answers: the kernel's socket, or a simulated kernel in its place
+/// where a test needs a device that the machine does not have.
+pub trait Transport: fmt::Debug + Send {
+    /// Sends one request, header included.
+    ///
+    /// # Errors
+    /// As of `send(2)`.
+    fn send(&mut self, request: &[u8]) -> io::Result<()>;
+
+    /// Receives a datagram of the answer into `buffer`; its length, which may be larger than the
+    /// buffer's.
+    ///
+    /// # Errors
+    /// As of `recv(2)`.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Transport for netlink_sys::Socket {
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        loop {
+            match send(self.as_raw_fd(), request, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Err(Errno::ETIMEDOUT.into()),
+                other => return other.map_err(io::Error::from),
+            }
+        }
+    }
+}
+
 /// A request socket. Calls are synchronous.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    socket: netlink_sys::Socket,
+    transport: Box<dyn Transport>,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -42,35 +80,26 @@ pub(crate) struct Socket {
 impl Socket {
     /// Opens a socket of a protocol (`NETLINK_*`) in the calling thread's namespace.
     pub(crate) fn open(protocol: isize) -> Result<Self, SetupError> {
-        let at = |step| move |source| (step, source);
-        let mut socket = netlink_sys::Socket::new(protocol).map_err(at("open"))?;
-        socket.bind_auto().map_err(at("bind"))?;
-        socket
-            .set_ext_ack(true)
-            .map_err(at("explanations of errors"))?;
-        socket
-            .set_cap_ack(true)
-            .map_err(at("errors without the request"))?;
-        setsockopt(
-            &socket,
-            sockopt::ReceiveTimeout,
-            &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS),
-        )
-        .map_err(|errno| ("receive timeout", errno.into()))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; RECEIVE_BYTES],
-        })
+        Ok(Self::over(set_up(protocol)?))
     }
 
-    /// Has the kernel hold requests to the letter, and filter dumps
+    /// As [`Socket::open`], and has the kernel hold requests to the letter, and filter dumps
     /// (`NETLINK_GET_STRICT_CHK`).
-    pub(crate) fn strict(self) -> Result<Self, SetupError> {
-        self.socket
+    pub(crate) fn open_strict(protocol: isize) -> Result<Self, SetupError> {
+        let socket = set_up(protocol)?;
+        socket
             .set_netlink_get_strict_chk(true)
             .map_err(|source| ("strict checking", source))?;
-        Ok(self)
+        Ok(Self::over(socket))
+    }
+
+    /// Speaks over anything that carries datagrams.
+    pub(crate) fn over(transport: impl Transport + 'static) -> Self {
+        Self {
+            transport: Box::new(transport),
+            sequence: 0,
+            buffer: vec![0; RECEIVE_BYTES],
+        }
     }
 
     /// Changes something: sends a request with these flags (`NLM_F_*`) and waits for its
@@ -124,12 +153,7 @@ impl Socket {
             interrupted: false,
         };
         loop {
-            let fd = self.socket.as_raw_fd();
-            let length = match recv(fd, &mut self.buffer, MsgFlags::MSG_TRUNC) {
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => return Err(io::Error::from(Errno::ETIMEDOUT).into()),
-                other => other.map_err(io::Error::from)?,
-            };
+            let length = self.transport.receive(&mut self.buffer)?;
             let datagram = self.buffer.get(..length).ok_or(Malformed)?;
             for message in messages(datagram) {
                 let message = message?;
@@ -163,13 +187,27 @@ impl Socket {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        loop {
-            match send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(drop).map_err(io::Error::from),
-            }
-        }
+        self.transport.send(&bytes)
     }
+}
+
+fn set_up(protocol: isize) -> Result<netlink_sys::Socket, SetupError> {
+    let at = |step| move |source| (step, source);
+    let mut socket = netlink_sys::Socket::new(protocol).map_err(at("open"))?;
+    socket.bind_auto().map_err(at("bind"))?;
+    socket
+        .set_ext_ack(true)
+        .map_err(at("explanations of errors"))?;
+    socket
+        .set_cap_ack(true)
+        .map_err(at("errors without the request"))?;
+    setsockopt(
+        &socket,
+        sockopt::ReceiveTimeout,
+        &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS),
+    )
+    .map_err(|errno| ("receive timeout", errno.into()))?;
+    Ok(socket)
 }
 
 fn explanation(message: &Message<'_>) -> Option<String> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rdma, RdmaError, wire};
+use super::{Driver, Rdma, RdmaError, wire};
 use crate::netlink::decode::Malformed;
 
 /// The kinds that belong to a device, by the kernel's names; those of a port first.
@@ -24,6 +24,9 @@ pub struct CharDevice {
     pub minor: u32,
     /// The version of its interface.
     pub abi: u64,
+    /// The driver behind it, where the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
 }
 
 impl CharDevice {
@@ -33,28 +36,28 @@ impl CharDevice {
     }
 
     pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let (mut name, mut number, mut abi) = (None, None, None);
-        wire::each(body, |kind, value| {
-            match kind {
-                wire::CHARDEV_NAME => name = Some(wire::text(value)?),
-                wire::CHARDEV => number = Some(wire::u64(value)?),
-                wire::CHARDEV_ABI => abi = Some(wire::u64(value)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        let name = name.ok_or(Malformed)?;
+        let [name, number, abi, driver] = wire::fields(
+            body,
+            [
+                wire::CHARDEV_NAME,
+                wire::CHARDEV,
+                wire::CHARDEV_ABI,
+                wire::UVERBS_DRIVER_ID,
+            ],
+        )?;
+        let name = wire::required(name, wire::text)?;
         // It becomes a part of a path.
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {
             return Err(Malformed);
         }
-        let number = u32::try_from(number.ok_or(Malformed)?).map_err(|_| Malformed)?;
+        let number = u32::try_from(wire::required(number, wire::u64)?).map_err(|_| Malformed)?;
         Ok(Self {
             name,
             // `new_encode_dev` (linux/kdev_t.h).
             major: (number & 0xfff00) >> 8,
             minor: (number & 0xff) | ((number >> 12) & 0xfff00),
-            abi: abi.ok_or(Malformed)?,
+            abi: wire::required(abi, wire::u64)?,
+            driver: wire::optional(driver, wire::u32)?.and_then(Driver::from_number),
         })
     }
 }

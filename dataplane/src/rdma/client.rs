@@ -8,7 +8,7 @@ use super::RdmaError;
 use crate::{
     link::Netns,
     netlink::{
-        NetlinkError, Request, Socket,
+        NetlinkError, Request, Socket, Transport,
         decode::{Malformed, Message},
     },
 };
@@ -45,6 +45,15 @@ impl Rdma {
                 step,
                 source,
             }),
+        }
+    }
+
+    /// Speaks to a simulated kernel, which has the devices that the machine has not.
+    pub fn simulated(transport: impl Transport + 'static, home: Netns) -> Self {
+        Self {
+            socket: Socket::over(transport),
+            netns: home.to_string(),
+            home,
         }
     }
 

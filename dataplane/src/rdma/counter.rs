@@ -4,7 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rdma, RdmaError, wire};
+use super::{
+    Rdma, RdmaError,
+    wire::{self, optional, required},
+};
 use crate::netlink::decode::Malformed;
 
 /// `RDMA_COUNTER_MODE_*` and `RDMA_COUNTER_MASK_*`.
@@ -68,22 +71,17 @@ pub struct OptionalCounter {
 
 fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
     let mut counters = Vec::new();
-    wire::each(list, |kind, entry| {
-        if kind != wire::STAT_HWCOUNTER_ENTRY {
-            return Ok(());
-        }
-        let (mut name, mut value) = (None, None);
-        wire::each(entry, |kind, bytes| {
-            match kind {
-                wire::STAT_HWCOUNTER_ENTRY_NAME => name = Some(wire::text(bytes)?),
-                wire::STAT_HWCOUNTER_ENTRY_VALUE => value = Some(wire::u64(bytes)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
+    wire::each_of(list, wire::STAT_HWCOUNTER_ENTRY, |entry| {
+        let [name, value] = wire::fields(
+            entry,
+            [
+                wire::STAT_HWCOUNTER_ENTRY_NAME,
+                wire::STAT_HWCOUNTER_ENTRY_VALUE,
+            ],
+        )?;
         counters.push(HwCounter {
-            name: name.ok_or(Malformed)?,
-            value: value.ok_or(Malformed)?,
+            name: required(name, wire::text)?,
+            value: required(value, wire::u64)?,
         });
         Ok(())
     })?;
@@ -91,77 +89,52 @@ fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
 }
 
 pub(super) fn decode_port_counters(body: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
-    let mut counters = None;
-    wire::each(body, |kind, value| {
-        if kind == wire::STAT_HWCOUNTERS {
-            counters = Some(decode_counters(value)?);
-        }
-        Ok(())
-    })?;
-    counters.ok_or(Malformed)
+    let [counters] = wire::fields(body, [wire::STAT_HWCOUNTERS])?;
+    required(counters, decode_counters)
 }
 
 impl CounterSet {
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut port, mut id, mut process) = (None, None, None);
-        let (mut queue_pairs, mut counters) = (Vec::new(), None);
-        wire::each(entry, |kind, value| {
-            match kind {
-                wire::PORT_INDEX => port = Some(wire::u32(value)?),
-                wire::STAT_COUNTER_ID => id = Some(wire::u32(value)?),
-                wire::RES_PID => process = Some(wire::u32(value)?),
-                wire::STAT_HWCOUNTERS => counters = Some(decode_counters(value)?),
-                wire::RES_QP => wire::each(value, |kind, entry| {
-                    if kind != wire::RES_QP_ENTRY {
-                        return Ok(());
-                    }
-                    wire::each(entry, |kind, number| {
-                        if kind == wire::RES_LQPN {
-                            queue_pairs.push(wire::u32(number)?);
-                        }
-                        Ok(())
-                    })
-                })?,
-                _ => {}
-            }
+        let [port, id, process, pairs, counters] = wire::fields(
+            entry,
+            [
+                wire::PORT_INDEX,
+                wire::STAT_COUNTER_ID,
+                wire::RES_PID,
+                wire::RES_QP,
+                wire::STAT_HWCOUNTERS,
+            ],
+        )?;
+        let mut queue_pairs = Vec::new();
+        wire::each_of(pairs.unwrap_or_default(), wire::RES_QP_ENTRY, |entry| {
+            let [number] = wire::fields(entry, [wire::RES_LQPN])?;
+            queue_pairs.extend(optional(number, wire::u32)?);
             Ok(())
         })?;
         Ok(Self {
-            port: port.ok_or(Malformed)?,
-            id: id.ok_or(Malformed)?,
-            process: process.filter(|&process| process != 0),
+            port: required(port, wire::u32)?,
+            id: required(id, wire::u32)?,
+            process: optional(process, wire::u32)?.filter(|&process| process != 0),
             queue_pairs,
-            counters: counters.ok_or(Malformed)?,
+            counters: required(counters, decode_counters)?,
         })
     }
 
     pub(super) fn decode_all(body: &[u8]) -> Result<Vec<Self>, Malformed> {
-        let mut sets = Vec::new();
-        wire::each_entry(
+        wire::list(
             body,
             wire::STAT_COUNTER,
             wire::STAT_COUNTER_ENTRY,
-            |entry| {
-                sets.push(Self::decode(entry)?);
-                Ok(())
-            },
-        )?;
-        Ok(sets)
+            Self::decode,
+        )
     }
 }
 
 impl CounterMode {
     pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let (mut mode, mut mask) = (None, 0);
-        wire::each(body, |kind, value| {
-            match kind {
-                wire::STAT_MODE => mode = Some(wire::u32(value)?),
-                wire::STAT_AUTO_MODE_MASK => mask = wire::u32(value)?,
-                _ => {}
-            }
-            Ok(())
-        })?;
-        match mode.ok_or(Malformed)? {
+        let [mode, mask] = wire::fields(body, [wire::STAT_MODE, wire::STAT_AUTO_MODE_MASK])?;
+        let mask = optional(mask, wire::u32)?.unwrap_or_default();
+        match required(mode, wire::u32)? {
             MODE_NONE => Ok(Self::Off),
             MODE_AUTO => Ok(Self::Auto {
                 by_type: mask & MASK_QP_TYPE != 0,
@@ -174,34 +147,31 @@ impl CounterMode {
 }
 
 pub(super) fn decode_optional(body: &[u8]) -> Result<Vec<OptionalCounter>, Malformed> {
-    let mut counters = Vec::new();
-    wire::each_entry(
+    let entries = wire::list(
         body,
         wire::STAT_HWCOUNTERS,
         wire::STAT_HWCOUNTER_ENTRY,
         |entry| {
-            let (mut index, mut name, mut enabled) = (None, None, None);
-            wire::each(entry, |kind, value| {
-                match kind {
-                    wire::STAT_HWCOUNTER_INDEX => index = Some(wire::u32(value)?),
-                    wire::STAT_HWCOUNTER_ENTRY_NAME => name = Some(wire::text(value)?),
-                    wire::STAT_HWCOUNTER_DYNAMIC => enabled = Some(wire::byte(value)? != 0),
-                    _ => {}
-                }
-                Ok(())
-            })?;
+            let [index, name, enabled] = wire::fields(
+                entry,
+                [
+                    wire::STAT_HWCOUNTER_INDEX,
+                    wire::STAT_HWCOUNTER_ENTRY_NAME,
+                    wire::STAT_HWCOUNTER_DYNAMIC,
+                ],
+            )?;
             // Those that cannot be switched have no such flag.
-            if let Some(enabled) = enabled {
-                counters.push(OptionalCounter {
-                    index: index.ok_or(Malformed)?,
-                    name: name.ok_or(Malformed)?,
-                    enabled,
-                });
-            }
-            Ok(())
+            let Some(enabled) = optional(enabled, wire::byte)? else {
+                return Ok(None);
+            };
+            Ok(Some(OptionalCounter {
+                index: required(index, wire::u32)?,
+                name: required(name, wire::text)?,
+                enabled: enabled != 0,
+            }))
         },
     )?;
-    Ok(counters)
+    Ok(entries.into_iter().flatten().collect())
 }
 
 impl Rdma {

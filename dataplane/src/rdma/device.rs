@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rdma, RdmaError, wire};
+use super::{
+    Rdma, RdmaError,
+    wire::{self, optional, required},
+};
 use crate::{link::Netns, netlink::decode::Malformed};
 
 /// An RDMA device.
@@ -179,59 +182,60 @@ states! {
 
 impl RdmaDevice {
     pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let (mut index, mut name, mut protocol, mut firmware) = (None, None, None, None);
-        let (mut node_guid, mut system_guid, mut ports) = (None, None, None);
-        wire::each(body, |kind, value| {
-            match kind {
-                wire::DEV_INDEX => index = Some(wire::u32(value)?),
-                wire::DEV_NAME => name = Some(wire::text(value)?),
-                wire::DEV_PROTOCOL => protocol = Some(wire::text(value)?),
-                wire::FW_VERSION => firmware = Some(wire::text(value)?),
-                wire::NODE_GUID => node_guid = Some(Guid(wire::u64(value)?)),
-                wire::SYS_IMAGE_GUID => system_guid = Some(Guid(wire::u64(value)?)),
-                wire::PORT_INDEX => ports = Some(wire::u32(value)?),
-                wire::DEV_NODE_TYPE => drop(wire::byte(value)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        Ok(Self {
-            index: index.ok_or(Malformed)?,
-            name: name.ok_or(Malformed)?,
+        let [
+            index,
+            name,
             protocol,
-            firmware: firmware.filter(|text| !text.is_empty()),
-            node_guid: node_guid.ok_or(Malformed)?,
-            system_guid: system_guid.ok_or(Malformed)?,
-            ports: ports.ok_or(Malformed)?,
+            firmware,
+            node_guid,
+            system_guid,
+            ports,
+        ] = wire::fields(
+            body,
+            [
+                wire::DEV_INDEX,
+                wire::DEV_NAME,
+                wire::DEV_PROTOCOL,
+                wire::FW_VERSION,
+                wire::NODE_GUID,
+                wire::SYS_IMAGE_GUID,
+                wire::PORT_INDEX,
+            ],
+        )?;
+        Ok(Self {
+            index: required(index, wire::u32)?,
+            name: required(name, wire::text)?,
+            protocol: optional(protocol, wire::text)?,
+            firmware: optional(firmware, wire::text)?.filter(|text| !text.is_empty()),
+            node_guid: Guid(required(node_guid, wire::u64)?),
+            system_guid: Guid(required(system_guid, wire::u64)?),
+            ports: required(ports, wire::u32)?,
         })
     }
 }
 
 impl RdmaPort {
     pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let (mut device, mut port, mut state, mut physical) = (None, None, None, None);
-        let (mut lid, mut ifindex, mut netdev) = (None, None, None);
-        wire::each(body, |kind, value| {
-            match kind {
-                wire::DEV_INDEX => device = Some(wire::u32(value)?),
-                wire::PORT_INDEX => port = Some(wire::u32(value)?),
-                wire::PORT_STATE => state = Some(wire::byte(value)?.into()),
-                wire::PORT_PHYS_STATE => physical = Some(wire::byte(value)?.into()),
-                wire::LID => lid = Some(wire::u32(value)?),
-                wire::NDEV_INDEX => ifindex = Some(wire::u32(value)?),
-                wire::NDEV_NAME => netdev = Some(wire::text(value)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
+        let [device, port, state, physical, lid, ifindex, netdev] = wire::fields(
+            body,
+            [
+                wire::DEV_INDEX,
+                wire::PORT_INDEX,
+                wire::PORT_STATE,
+                wire::PORT_PHYS_STATE,
+                wire::LID,
+                wire::NDEV_INDEX,
+                wire::NDEV_NAME,
+            ],
+        )?;
         Ok(Self {
-            device: device.ok_or(Malformed)?,
-            port: port.ok_or(Malformed)?,
-            state: state.ok_or(Malformed)?,
-            physical: physical.ok_or(Malformed)?,
-            lid,
-            netdev: ifindex
-                .zip(netdev)
+            device: required(device, wire::u32)?,
+            port: required(port, wire::u32)?,
+            state: required(state, wire::byte)?.into(),
+            physical: required(physical, wire::byte)?.into(),
+            lid: optional(lid, wire::u32)?,
+            netdev: optional(ifindex, wire::u32)?
+                .zip(optional(netdev, wire::text)?)
                 .map(|(ifindex, name)| PortNetdev { ifindex, name }),
         })
     }

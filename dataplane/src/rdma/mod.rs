@@ -11,6 +11,7 @@ mod chardev;
 mod client;
 mod counter;
 mod device;
+mod driver;
 mod error;
 mod gid;
 mod place;
@@ -25,11 +26,12 @@ pub use chardev::CharDevice;
 pub use client::Rdma;
 pub use counter::{CounterMode, CounterSet, HwCounter, OptionalCounter};
 pub use device::{Guid, PhysicalState, PortNetdev, PortState, RdmaDevice, RdmaPort};
+pub use driver::Driver;
 pub use error::RdmaError;
 pub use gid::{Gid, GidTable, GidType};
 pub use resource::{
     CmId, CompletionQueue, MemoryRegion, Owner, ProtectionDomain, QpState, QpType, QueuePair,
-    ResourceCount,
+    ResourceCount, ResourceKind,
 };
 pub use survey::{NodeRdma, PlacedDevice, PlacedPort, survey};
 pub use system::NetnsMode;

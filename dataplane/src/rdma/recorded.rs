@@ -144,6 +144,8 @@ fn character_devices_recorded() {
     ] {
         let found = one(name, CharDevice::decode);
         assert_eq!((found.name.as_str(), found.major, found.minor), expected);
+        let driver = (name == "uverbs").then_some(Driver::Rxe);
+        assert_eq!(found.driver, driver, "{name}");
     }
 }
 

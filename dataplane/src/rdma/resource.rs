@@ -3,13 +3,18 @@
 //! A process id is given as the reader's pid namespace has it: the agent must be in the node's.
 
 use std::{
+    collections::HashMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rdma, RdmaError, device::states, wire};
+use super::{
+    Rdma, RdmaError,
+    device::states,
+    wire::{self, optional, required},
+};
 use crate::netlink::decode::{Malformed, bytes_at, u16_at};
 
 /// How many objects of a kind there are.
@@ -23,8 +28,40 @@ pub struct ResourceCount {
     pub max: Option<u64>,
 }
 
+/// The kinds of objects whose owners the kernel tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    /// Queue pairs.
+    Qp,
+    /// Completion queues.
+    Cq,
+    /// Memory regions.
+    Mr,
+    /// Protection domains.
+    Pd,
+    /// Connections and listeners of the connection manager.
+    CmId,
+}
+
+impl ResourceKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Qp, Self::Cq, Self::Mr, Self::Pd, Self::CmId];
+
+    /// The kernel's name for it, which is also its label in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qp => "qp",
+            Self::Cq => "cq",
+            Self::Mr => "mr",
+            Self::Pd => "pd",
+            Self::CmId => "cm_id",
+        }
+    }
+}
+
 /// Who holds an object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Owner {
     /// A process.
@@ -158,31 +195,15 @@ pub(super) trait Object: Sized {
     fn decode(entry: &[u8]) -> Result<Self, Malformed>;
 }
 
-/// Builds an owner while the attributes of an object are read.
-#[derive(Default)]
-struct OwnerFields {
-    process: Option<u32>,
-    kernel: Option<String>,
-}
-
-impl OwnerFields {
-    fn take(&mut self, kind: u16, value: &[u8]) -> Result<(), Malformed> {
-        match kind {
-            wire::RES_PID => self.process = Some(wire::u32(value)?),
-            wire::RES_KERN_NAME => self.kernel = Some(wire::text(value)?),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn owner(self) -> Owner {
-        match (self.kernel, self.process) {
-            (Some(name), _) => Owner::Kernel(name),
-            // 0: the process is in no pid namespace that the reader sees.
-            (None, Some(0) | None) => Owner::Unknown,
-            (None, Some(process)) => Owner::Process(process),
-        }
-    }
+/// Who holds an object, from the values of [`wire::RES_PID`] and [`wire::RES_KERN_NAME`].
+fn owner(process: Option<&[u8]>, kernel: Option<&[u8]>) -> Result<Owner, Malformed> {
+    let process = optional(process, wire::u32)?;
+    Ok(match (optional(kernel, wire::text)?, process) {
+        (Some(name), _) => Owner::Kernel(name),
+        // 0: the process is in no pid namespace that the reader sees.
+        (None, Some(0) | None) => Owner::Unknown,
+        (None, Some(process)) => Owner::Process(process),
+    })
 }
 
 impl Object for QueuePair {
@@ -192,34 +213,42 @@ impl Object for QueuePair {
     const NAME: &'static str = "queue pairs";
 
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut number, mut kind, mut state) = (None, None, None);
-        let (mut port, mut remote, mut receive_psn, mut send_psn, mut domain) =
-            (None, None, None, None, None);
-        let mut owner = OwnerFields::default();
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_LQPN => number = Some(wire::u32(value)?),
-                wire::RES_TYPE => kind = Some(wire::byte(value)?.into()),
-                wire::RES_STATE => state = Some(wire::byte(value)?.into()),
-                wire::PORT_INDEX => port = Some(wire::u32(value)?),
-                wire::RES_RQPN => remote = Some(wire::u32(value)?),
-                wire::RES_RQ_PSN => receive_psn = Some(wire::u32(value)?),
-                wire::RES_SQ_PSN => send_psn = Some(wire::u32(value)?),
-                wire::RES_PDN => domain = Some(wire::u32(value)?),
-                _ => {}
-            }
-            owner.take(attribute, value)
-        })?;
-        Ok(Self {
-            number: number.ok_or(Malformed)?,
-            kind: kind.ok_or(Malformed)?,
-            state: state.ok_or(Malformed)?,
-            port: port.filter(|&port| port != 0),
+        let [
+            number,
+            kind,
+            state,
+            port,
             remote,
-            receive_psn,
-            send_psn,
+            received,
+            sent,
             domain,
-            owner: owner.owner(),
+            process,
+            kernel,
+        ] = wire::fields(
+            entry,
+            [
+                wire::RES_LQPN,
+                wire::RES_TYPE,
+                wire::RES_STATE,
+                wire::PORT_INDEX,
+                wire::RES_RQPN,
+                wire::RES_RQ_PSN,
+                wire::RES_SQ_PSN,
+                wire::RES_PDN,
+                wire::RES_PID,
+                wire::RES_KERN_NAME,
+            ],
+        )?;
+        Ok(Self {
+            number: required(number, wire::u32)?,
+            kind: required(kind, wire::byte)?.into(),
+            state: required(state, wire::byte)?.into(),
+            port: optional(port, wire::u32)?.filter(|&port| port != 0),
+            remote: optional(remote, wire::u32)?,
+            receive_psn: optional(received, wire::u32)?,
+            send_psn: optional(sent, wire::u32)?,
+            domain: optional(domain, wire::u32)?,
+            owner: owner(process, kernel)?,
         })
     }
 }
@@ -231,29 +260,36 @@ impl Object for CmId {
     const NAME: &'static str = "connections";
 
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut id, mut queue_pair, mut port_space, mut state) = (None, None, None, None);
-        let (mut source, mut destination) = (None, None);
-        let mut owner = OwnerFields::default();
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_CM_IDN => id = Some(wire::u32(value)?),
-                wire::RES_LQPN => queue_pair = Some(wire::u32(value)?),
-                wire::RES_PS => port_space = Some(wire::u32(value)?),
-                wire::RES_STATE => state = Some(wire::byte(value)?),
-                wire::RES_SRC_ADDR => source = socket_address(value)?,
-                wire::RES_DST_ADDR => destination = socket_address(value)?,
-                _ => {}
-            }
-            owner.take(attribute, value)
-        })?;
-        Ok(Self {
+        let [
             id,
             queue_pair,
-            port_space: port_space.ok_or(Malformed)?,
-            state: state.ok_or(Malformed)?,
+            port_space,
+            state,
             source,
             destination,
-            owner: owner.owner(),
+            process,
+            kernel,
+        ] = wire::fields(
+            entry,
+            [
+                wire::RES_CM_IDN,
+                wire::RES_LQPN,
+                wire::RES_PS,
+                wire::RES_STATE,
+                wire::RES_SRC_ADDR,
+                wire::RES_DST_ADDR,
+                wire::RES_PID,
+                wire::RES_KERN_NAME,
+            ],
+        )?;
+        Ok(Self {
+            id: optional(id, wire::u32)?,
+            queue_pair: optional(queue_pair, wire::u32)?,
+            port_space: required(port_space, wire::u32)?,
+            state: required(state, wire::byte)?,
+            source: optional(source, socket_address)?.flatten(),
+            destination: optional(destination, socket_address)?.flatten(),
+            owner: owner(process, kernel)?,
         })
     }
 }
@@ -265,22 +301,21 @@ impl Object for MemoryRegion {
     const NAME: &'static str = "memory regions";
 
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut id, mut length, mut domain) = (None, None, None);
-        let mut owner = OwnerFields::default();
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_MRN => id = Some(wire::u32(value)?),
-                wire::RES_MRLEN => length = Some(wire::u64(value)?),
-                wire::RES_PDN => domain = Some(wire::u32(value)?),
-                _ => {}
-            }
-            owner.take(attribute, value)
-        })?;
+        let [id, length, domain, process, kernel] = wire::fields(
+            entry,
+            [
+                wire::RES_MRN,
+                wire::RES_MRLEN,
+                wire::RES_PDN,
+                wire::RES_PID,
+                wire::RES_KERN_NAME,
+            ],
+        )?;
         Ok(Self {
-            id,
-            length: length.ok_or(Malformed)?,
-            domain,
-            owner: owner.owner(),
+            id: optional(id, wire::u32)?,
+            length: required(length, wire::u64)?,
+            domain: optional(domain, wire::u32)?,
+            owner: owner(process, kernel)?,
         })
     }
 }
@@ -292,22 +327,21 @@ impl Object for CompletionQueue {
     const NAME: &'static str = "completion queues";
 
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut id, mut capacity, mut users) = (None, None, None);
-        let mut owner = OwnerFields::default();
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_CQN => id = Some(wire::u32(value)?),
-                wire::RES_CQE => capacity = Some(wire::u32(value)?),
-                wire::RES_USECNT => users = Some(wire::u64(value)?),
-                _ => {}
-            }
-            owner.take(attribute, value)
-        })?;
+        let [id, capacity, users, process, kernel] = wire::fields(
+            entry,
+            [
+                wire::RES_CQN,
+                wire::RES_CQE,
+                wire::RES_USECNT,
+                wire::RES_PID,
+                wire::RES_KERN_NAME,
+            ],
+        )?;
         Ok(Self {
-            id,
-            capacity: capacity.ok_or(Malformed)?,
-            users: users.ok_or(Malformed)?,
-            owner: owner.owner(),
+            id: optional(id, wire::u32)?,
+            capacity: required(capacity, wire::u32)?,
+            users: required(users, wire::u64)?,
+            owner: owner(process, kernel)?,
         })
     }
 }
@@ -319,20 +353,19 @@ impl Object for ProtectionDomain {
     const NAME: &'static str = "protection domains";
 
     fn decode(entry: &[u8]) -> Result<Self, Malformed> {
-        let (mut id, mut users) = (None, None);
-        let mut owner = OwnerFields::default();
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_PDN => id = Some(wire::u32(value)?),
-                wire::RES_USECNT => users = Some(wire::u64(value)?),
-                _ => {}
-            }
-            owner.take(attribute, value)
-        })?;
+        let [id, users, process, kernel] = wire::fields(
+            entry,
+            [
+                wire::RES_PDN,
+                wire::RES_USECNT,
+                wire::RES_PID,
+                wire::RES_KERN_NAME,
+            ],
+        )?;
         Ok(Self {
-            id,
-            users: users.ok_or(Malformed)?,
-            owner: owner.owner(),
+            id: optional(id, wire::u32)?,
+            users: required(users, wire::u64)?,
+            owner: owner(process, kernel)?,
         })
     }
 }
@@ -350,35 +383,33 @@ fn socket_address(value: &[u8]) -> Result<Option<SocketAddr>, Malformed> {
 }
 
 pub(super) fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
-    let mut objects = Vec::new();
-    wire::each_entry(body, T::LIST, T::ENTRY, |entry| {
-        objects.push(T::decode(entry)?);
-        Ok(())
-    })?;
-    Ok(objects)
+    wire::list(body, T::LIST, T::ENTRY, T::decode)
+}
+
+/// The owner of each object in a message, and nothing else of it.
+fn decode_owners(body: &[u8], list: u16, entry: u16) -> Result<Vec<Owner>, Malformed> {
+    wire::list(body, list, entry, |entry| {
+        let [process, kernel] = wire::fields(entry, [wire::RES_PID, wire::RES_KERN_NAME])?;
+        owner(process, kernel)
+    })
 }
 
 pub(super) fn decode_summary(body: &[u8]) -> Result<Vec<ResourceCount>, Malformed> {
-    let mut counts = Vec::new();
-    wire::each_entry(body, wire::RES_SUMMARY, wire::RES_SUMMARY_ENTRY, |entry| {
-        let (mut kind, mut current, mut max) = (None, None, None);
-        wire::each(entry, |attribute, value| {
-            match attribute {
-                wire::RES_SUMMARY_ENTRY_NAME => kind = Some(wire::text(value)?),
-                wire::RES_SUMMARY_ENTRY_CURR => current = Some(wire::u64(value)?),
-                wire::RES_SUMMARY_ENTRY_MAX => max = Some(wire::u64(value)?),
-                _ => {}
-            }
-            Ok(())
-        })?;
-        counts.push(ResourceCount {
-            kind: kind.ok_or(Malformed)?,
-            current: current.ok_or(Malformed)?,
-            max,
-        });
-        Ok(())
-    })?;
-    Ok(counts)
+    wire::list(body, wire::RES_SUMMARY, wire::RES_SUMMARY_ENTRY, |entry| {
+        let [kind, current, max] = wire::fields(
+            entry,
+            [
+                wire::RES_SUMMARY_ENTRY_NAME,
+                wire::RES_SUMMARY_ENTRY_CURR,
+                wire::RES_SUMMARY_ENTRY_MAX,
+            ],
+        )?;
+        Ok(ResourceCount {
+            kind: required(kind, wire::text)?,
+            current: required(current, wire::u64)?,
+            max: optional(max, wire::u64)?,
+        })
+    })
 }
 
 impl Rdma {
@@ -435,6 +466,35 @@ impl Rdma {
         self.objects(device)
     }
 
+    /// How many objects of a kind each owner has of a device.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn holdings(
+        &mut self,
+        device: u32,
+        kind: ResourceKind,
+    ) -> Result<HashMap<Owner, u64>, RdmaError> {
+        match kind {
+            ResourceKind::Qp => self.tally::<QueuePair>(device),
+            ResourceKind::Cq => self.tally::<CompletionQueue>(device),
+            ResourceKind::Mr => self.tally::<MemoryRegion>(device),
+            ResourceKind::Pd => self.tally::<ProtectionDomain>(device),
+            ResourceKind::CmId => self.tally::<CmId>(device),
+        }
+    }
+
+    fn tally<T: Object>(&mut self, device: u32) -> Result<HashMap<Owner, u64>, RdmaError> {
+        let request = wire::request(T::COMMAND).u32(wire::DEV_INDEX, device);
+        let what = || format!("count the {} of RDMA device {device}", T::NAME);
+        let messages = self.dump(what, request, |body| decode_owners(body, T::LIST, T::ENTRY))?;
+        let mut counts = HashMap::new();
+        for owner in messages.into_iter().flatten() {
+            *counts.entry(owner).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
     fn objects<T: Object>(&mut self, device: u32) -> Result<Vec<T>, RdmaError> {
         let request = wire::request(T::COMMAND).u32(wire::DEV_INDEX, device);
         let what = || format!("list the {} of RDMA device {device}", T::NAME);
@@ -446,6 +506,7 @@ impl Rdma {
 /// Feeds any bytes to every decoder of this file, for the fuzzer.
 pub(super) fn exercise(body: &[u8]) {
     let _ = decode_summary(body);
+    let _ = decode_owners(body, wire::RES_QP, wire::RES_QP_ENTRY);
     let _ = decode_all::<QueuePair>(body);
     let _ = decode_all::<CmId>(body);
     let _ = decode_all::<MemoryRegion>(body);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CharDevice, GidTable, NetnsMode, Rdma, RdmaDevice, RdmaError, RdmaPort};
+use super::{CharDevice, Driver, GidTable, NetnsMode, Rdma, RdmaDevice, RdmaError, RdmaPort};
 use crate::link::{Netns, NetnsRef, Sysfs, with_sysfs_of};
 
 /// The RDMA devices of a node.
@@ -18,6 +18,17 @@ pub struct NodeRdma {
     pub cm_device: Option<CharDevice>,
 }
 
+impl NodeRdma {
+    /// A node without RDMA devices.
+    pub fn none() -> Self {
+        Self {
+            mode: NetnsMode::Shared,
+            devices: Vec::new(),
+            cm_device: None,
+        }
+    }
+}
+
 /// An RDMA device and what goes with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedDevice {
@@ -26,6 +37,9 @@ pub struct PlacedDevice {
     pub device: RdmaDevice,
     /// The namespace that it was found in, the node's or, in exclusive mode, a pod's.
     pub netns: NetnsRef,
+    /// Its driver, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
     /// Its PCI function; soft devices have none.
     pub pci: Option<String>,
     /// Its ports.
@@ -118,11 +132,19 @@ fn place(rdma: &mut Rdma, netns: &NetnsRef, sysfs: &Sysfs) -> Result<Vec<PlacedD
                 port,
             });
         }
+        let pci = pci_of(sysfs, &device.name);
+        let char_devices = rdma.char_devices(device.index, device.ports)?;
+        let told = char_devices.iter().find_map(|found| found.driver);
+        let beside = || {
+            let function = sysfs.pci(pci.as_deref()?).ok()?;
+            Driver::beside(function.driver.as_deref()?)
+        };
         placed.push(PlacedDevice {
             netns: netns.clone(),
-            pci: pci_of(sysfs, &device.name),
+            driver: told.or_else(beside),
+            pci,
             ports,
-            char_devices: rdma.char_devices(device.index, device.ports)?,
+            char_devices,
             device,
         });
     }

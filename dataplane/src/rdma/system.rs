@@ -27,18 +27,12 @@ impl NetnsMode {
     }
 
     pub(super) fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let mut mode = None;
-        wire::each(body, |kind, value| {
-            if kind == wire::SYS_NETNS_MODE {
-                mode = Some(match wire::byte(value)? {
-                    0 => Self::Exclusive,
-                    1 => Self::Shared,
-                    _ => return Err(Malformed),
-                });
-            }
-            Ok(())
-        })?;
-        mode.ok_or(Malformed)
+        let [mode] = wire::fields(body, [wire::SYS_NETNS_MODE])?;
+        match wire::required(mode, wire::byte)? {
+            0 => Ok(Self::Exclusive),
+            1 => Ok(Self::Shared),
+            _ => Err(Malformed),
+        }
     }
 }
 

@@ -37,7 +37,6 @@ pub(super) const SYS_IMAGE_GUID: u16 = 7;
 pub(super) const LID: u16 = 9;
 pub(super) const PORT_STATE: u16 = 12;
 pub(super) const PORT_PHYS_STATE: u16 = 13;
-pub(super) const DEV_NODE_TYPE: u16 = 14;
 pub(super) const RES_SUMMARY: u16 = 15;
 pub(super) const RES_SUMMARY_ENTRY: u16 = 16;
 pub(super) const RES_SUMMARY_ENTRY_NAME: u16 = 17;
@@ -79,6 +78,7 @@ pub(super) const CHARDEV_TYPE: u16 = 69;
 pub(super) const CHARDEV_NAME: u16 = 70;
 pub(super) const CHARDEV_ABI: u16 = 71;
 pub(super) const CHARDEV: u16 = 72;
+pub(super) const UVERBS_DRIVER_ID: u16 = 73;
 pub(super) const STAT_MODE: u16 = 74;
 pub(super) const STAT_RES: u16 = 75;
 pub(super) const STAT_AUTO_MODE_MASK: u16 = 76;
@@ -103,36 +103,69 @@ pub(super) fn kind(command: u16) -> u16 {
     RDMA_NL_NLDEV << 10 | command
 }
 
-/// Calls `take` with each attribute.
-pub(super) fn each<'a>(
-    bytes: &'a [u8],
-    mut take: impl FnMut(u16, &'a [u8]) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
+/// The values of these attributes, in their order; of one that is there twice, the last.
+///
+/// This is how an object is read: a table of its attributes, then what each has to be.
+pub(super) fn fields<const N: usize>(
+    bytes: &[u8],
+    table: [u16; N],
+) -> Result<[Option<&[u8]>; N], Malformed> {
+    let mut values = [None; N];
     for attribute in attributes(bytes) {
         let (kind, value) = attribute?;
-        take(kind, value)?;
+        if let Some(place) = table.iter().position(|&wanted| wanted == kind) {
+            values[place] = Some(value);
+        }
+    }
+    Ok(values)
+}
+
+/// An attribute that an object cannot be without.
+pub(super) fn required<T>(
+    value: Option<&[u8]>,
+    read: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+) -> Result<T, Malformed> {
+    read(value.ok_or(Malformed)?)
+}
+
+/// An attribute that an object may have.
+pub(super) fn optional<T>(
+    value: Option<&[u8]>,
+    read: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+) -> Result<Option<T>, Malformed> {
+    value.map(read).transpose()
+}
+
+/// Calls `take` with the value of each attribute of this kind.
+pub(super) fn each_of<'a>(
+    bytes: &'a [u8],
+    kind: u16,
+    mut take: impl FnMut(&'a [u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    for attribute in attributes(bytes) {
+        let (found, value) = attribute?;
+        if found == kind {
+            take(value)?;
+        }
     }
     Ok(())
 }
 
-/// Calls `take` with the value of each `entry` in the `list`s of a message.
-pub(super) fn each_entry<'a>(
+/// Decodes each `entry` in the `list`s of a message.
+pub(super) fn list<'a, T>(
     body: &'a [u8],
     list: u16,
     entry: u16,
-    mut take: impl FnMut(&'a [u8]) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
-    each(body, |kind, value| {
-        if kind != list {
-            return Ok(());
-        }
-        each(
-            value,
-            |kind, value| {
-                if kind == entry { take(value) } else { Ok(()) }
-            },
-        )
-    })
+    decode: impl Fn(&'a [u8]) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let mut decoded = Vec::new();
+    each_of(body, list, |entries| {
+        each_of(entries, entry, |bytes| {
+            decoded.push(decode(bytes)?);
+            Ok(())
+        })
+    })?;
+    Ok(decoded)
 }
 
 pub(super) fn byte(value: &[u8]) -> Result<u8, Malformed> {

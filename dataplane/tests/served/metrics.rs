@@ -16,7 +16,13 @@ use dataplane::{
             policy::{EndpointPolicy, Isolation, PolicyFile, PolicyStatus, RuleHits},
         },
     },
+    hw::{
+        Counted, Holder, Holding, HwStats, Limit, NicCounters, PortCounters, Share, known,
+        nic_samples,
+    },
+    link::{NetnsRef, NicStatistics},
     metrics::{self, Snapshot},
+    rdma::{Driver, PortState, ResourceKind},
 };
 use tokio::sync::watch;
 
@@ -109,8 +115,11 @@ async fn promtool_finds_nothing_to_say() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let (_stop, stopped) = watch::channel(false);
-    tokio::spawn(metrics::serve(listener, Arc::new(dataplane(3)), stopped));
+    let mut dataplane = dataplane(3);
+    dataplane.hw = hardware();
+    tokio::spawn(metrics::serve(listener, Arc::new(dataplane), stopped));
     let (_, body) = get(address, "/metrics", "").await;
+    assert!(body.contains("sluice_rdma_pod_bytes_total{"), "{body}");
 
     check(&body);
 }
@@ -134,6 +143,131 @@ fn check(body: &str) {
     let said = [checked.stdout, checked.stderr].concat();
     assert_eq!(String::from_utf8(said).unwrap(), "", "{body}");
     assert!(checked.status.success());
+}
+
+/// Everything that hardware may tell, by one port and NIC of each driver.
+fn hardware() -> HwStats {
+    let port = |driver: Driver| {
+        let mut meanings = BTreeSet::new();
+        // A driver has one of the names of a meaning.
+        let entries = known(driver).filter(|entry| {
+            let meaning = entry.meaning;
+            meaning.is_none_or(|meaning| meanings.insert(meaning))
+        });
+        let counters = entries.zip(1..).map(|(entry, total)| Counted {
+            raw: entry.raw.into(),
+            entry: Some(entry),
+            total,
+            increase: 0,
+        });
+        PortCounters {
+            device: format!("{driver}_0"),
+            port: 1,
+            netns: NetnsRef::Host,
+            pod: None,
+            driver: Some(driver),
+            protocol: Some("roce".into()),
+            netdev: None,
+            pci: None,
+            state: PortState::Active,
+            counters: counters.collect(),
+        }
+    };
+    let drivers = [
+        Driver::Mlx5,
+        Driver::BnxtRe,
+        Driver::Irdma,
+        Driver::Rxe,
+        Driver::Ionic,
+    ];
+    let ports: Vec<_> = drivers.map(port).into();
+    let pod = Holder::Pod {
+        pod: Some("shop/web-0".parse().unwrap()),
+        uid: None,
+        endpoint: Some(1),
+    };
+    let statistics = NicStatistics {
+        driver: "mlx5_core".into(),
+        values: [
+            "rx_prio3_pause",
+            "rx_prio3_pause_duration",
+            "rx_prio3_pause_transition",
+            "tx_pause_storm_error_events",
+            "rx_discards_phy",
+            "rx_prio3_marked",
+            "rx_vport_rdma_unicast_packets",
+            "rx_vport_rdma_unicast_bytes",
+        ]
+        .map(|name| (name.to_owned(), 2_500_000))
+        .into(),
+    };
+    HwStats {
+        shares: vec![Share {
+            device: "mlx5_0".into(),
+            port: 1,
+            netns: NetnsRef::Host,
+            holder: pod.clone(),
+            counters: ports[0].counters.clone(),
+        }],
+        ports,
+        nics: vec![NicCounters {
+            interface: "ens1".into(),
+            netns: NetnsRef::Host,
+            pod: None,
+            samples: nic_samples(&statistics),
+        }],
+        holdings: [pod, Holder::Host, Holder::Kernel, Holder::Unknown]
+            .map(|holder| Holding {
+                device: "mlx5_0".into(),
+                netns: NetnsRef::Host,
+                holder,
+                kind: ResourceKind::Qp,
+                count: 3,
+            })
+            .into(),
+        limits: vec![Limit {
+            device: "mlx5_0".into(),
+            netns: NetnsRef::Host,
+            kind: "qp".into(),
+            max: 131_072,
+        }],
+    }
+}
+
+#[test]
+fn hardware_has_one_set_of_names() {
+    let mut snapshot = Snapshot::read(&dataplane(1)).unwrap();
+    snapshot.hw = Some(hardware());
+    let text = metrics::encode(snapshot).unwrap();
+    let port = |device: &str| {
+        format!(
+            "device=\"{device}\",port=\"1\",netns=\"host\",namespace=\"\",pod=\"\",source=\"hw\""
+        )
+    };
+    for (name, labels) in [
+        ("sluice_rdma_port_out_of_sequence_packets_total", ""),
+        ("sluice_rdma_port_duplicate_requests_total", ""),
+        ("sluice_rdma_port_rnr_naks_total", ",direction=\"ingress\""),
+    ] {
+        for device in ["mlx5_0", "bnxt_re_0", "rxe_0", "ionic_0"] {
+            let series = format!("{name}{{{}{labels}}} ", port(device));
+            assert!(text.contains(&series), "no {series} in\n{text}");
+        }
+    }
+    for line in [
+        "sluice_nic_pause_seconds_total{interface=\"ens1\",netns=\"host\",namespace=\"\",pod=\"\",source=\"hw\",direction=\"ingress\",priority=\"3\"} 2.5",
+        "sluice_rdma_resources{device=\"mlx5_0\",netns=\"host\",owner=\"pod\",namespace=\"shop\",pod=\"web-0\",pod_uid=\"\",endpoint=\"1\",source=\"hw\",kind=\"qp\"} 3",
+        "sluice_rdma_resources{device=\"mlx5_0\",netns=\"host\",owner=\"kernel\",namespace=\"\",pod=\"\",pod_uid=\"\",endpoint=\"\",source=\"hw\",kind=\"qp\"} 3",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+    // A counter with a unified name is not told under its driver's as well.
+    assert!(!text.contains("counter=\"out_of_sequence\""), "{text}");
+    assert!(text.contains("counter=\"roce_adp_retrans\""), "{text}");
+    assert!(text.contains("sluice_rdma_port_driver_value{"), "{text}");
 }
 
 /// What policy has to say of three endpoints.
@@ -208,6 +342,11 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn every_metric_is_documented_and_none_besides() {
     let mut snapshot = Snapshot::read(&dataplane(2)).unwrap();
     snapshot.policy = Some(policy());
+    snapshot.hw = Some(hardware());
+    for share in snapshot.hw.iter_mut().flat_map(|hw| &mut hw.shares) {
+        // Documented once, as a rule.
+        share.counters.clear();
+    }
     let text = metrics::encode(snapshot).unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let docs = std::fs::read_to_string(path).unwrap();

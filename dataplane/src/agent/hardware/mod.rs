@@ -1,9 +1,12 @@
 //! RDMA devices and virtual functions of the node.
 
+mod counters;
 mod declare;
+mod optional;
 mod rdma;
 mod sriov;
 
+pub(super) use counters::HwView;
 pub use declare::Nic;
 pub(super) use rdma::RdmaView;
 
@@ -12,8 +15,9 @@ use crate::{
     agent::Result,
     api::{
         Hardware,
-        hardware::{NodeRdma, Pf, VfsRequest},
+        hardware::{CountersRequest, NodeRdma, Pf, PortOptions, RdmaResources, VfsRequest},
     },
+    hw::HwStats,
     rdma::NetnsMode,
 };
 
@@ -24,6 +28,22 @@ impl Hardware for Agent {
 
     fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma> {
         self.set_rdma_mode(mode)
+    }
+
+    fn hw(&self) -> Result<HwStats> {
+        self.hw()
+    }
+
+    fn rdma_resources(&self) -> Result<RdmaResources> {
+        self.rdma_resources()
+    }
+
+    fn rdma_counters(&self) -> Result<Vec<PortOptions>> {
+        self.rdma_counters()
+    }
+
+    fn set_rdma_counters(&self, request: &CountersRequest) -> Result<Vec<PortOptions>> {
+        self.set_rdma_counters(request)
     }
 
     fn sriov(&self) -> Result<Vec<Pf>> {

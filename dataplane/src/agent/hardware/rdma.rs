@@ -11,7 +11,7 @@ use super::super::{Agent, Error, Result};
 use crate::{
     api::{
         hardware::{EndpointRdma, NodeRdma},
-        types::Endpoint,
+        types::{Endpoint, RoceVisibility},
     },
     link::{NetnsRef, Sysfs, other_namespaces},
     rdma::{NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, survey},
@@ -79,11 +79,18 @@ impl Agent {
         })
     }
 
-    /// What an endpoint has of RDMA, looked up now.
-    pub(in crate::agent) fn rdma_of(&self, endpoint: &Endpoint) -> Option<EndpointRdma> {
-        let view = self.rdma_view();
-        let node = view.as_ref().as_ref().ok()?;
-        endpoint_rdma(endpoint, node)
+    /// Adds what an endpoint has of RDMA, looked up now.
+    pub(in crate::agent) fn add_rdma(&self, endpoint: &mut Endpoint) {
+        match self.rdma_view().as_ref() {
+            Ok(node) => {
+                let (rdma, roce) = endpoint_rdma(endpoint, node);
+                endpoint.rdma = rdma;
+                endpoint.roce = roce;
+            }
+            Err(RdmaError::Unsupported) => endpoint.roce = Some(RoceVisibility::None),
+            // Not known.
+            Err(_) => {}
+        }
     }
 
     /// Makes the next question be answered from the kernel.
@@ -146,7 +153,40 @@ fn nearly_full(device: &PlacedDevice, port: &PlacedPort) -> String {
 
 /// The port of an endpoint: that of its own interface, or else, where devices are shared, the one
 /// that has a GID for one of its addresses, as a macvlan's master's has.
-fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
+///
+/// And who sees its RoCE, where the device's driver is known.
+fn endpoint_rdma(
+    endpoint: &Endpoint,
+    node: &NodeRdma,
+) -> (Option<EndpointRdma>, Option<RoceVisibility>) {
+    let Some((device, port)) = find_port(endpoint, node) else {
+        return (None, Some(RoceVisibility::None));
+    };
+    let rdma = describe(endpoint, node, device, port);
+    (Some(rdma), visibility(device))
+}
+
+fn visibility(device: &PlacedDevice) -> Option<RoceVisibility> {
+    if device
+        .device
+        .protocol
+        .as_deref()
+        .is_some_and(|protocol| protocol != "roce")
+    {
+        return Some(RoceVisibility::None);
+    }
+    let software = device.driver?.is_software();
+    Some(if software {
+        RoceVisibility::Wire
+    } else {
+        RoceVisibility::Offloaded
+    })
+}
+
+fn find_port<'a>(
+    endpoint: &Endpoint,
+    node: &'a NodeRdma,
+) -> Option<(&'a PlacedDevice, &'a PlacedPort)> {
     let addresses: Vec<IpAddr> = endpoint
         .addresses
         .iter()
@@ -166,22 +206,35 @@ fn endpoint_rdma(endpoint: &Endpoint, node: &NodeRdma) -> Option<EndpointRdma> {
         let gid = port.gids.best(&addresses);
         gid.is_some_and(|gid| gid.netdev.as_ref() == Some(&endpoint.interface))
     };
-    let (device, port) = ports()
+    ports()
         .find(|(_, port)| own(port))
-        .or_else(|| ports().find(|(_, port)| node.mode == NetnsMode::Shared && speaks_for(port)))?;
+        .or_else(|| ports().find(|(_, port)| node.mode == NetnsMode::Shared && speaks_for(port)))
+}
+
+fn describe(
+    endpoint: &Endpoint,
+    node: &NodeRdma,
+    device: &PlacedDevice,
+    port: &PlacedPort,
+) -> EndpointRdma {
+    let addresses: Vec<IpAddr> = endpoint
+        .addresses
+        .iter()
+        .map(|address| address.addr())
+        .collect();
     let gid = port.gids.best(&addresses).cloned();
     let hca = format!("{}:{}", device.device.name, port.port.port);
     let mut environment = BTreeMap::from([("NCCL_IB_HCA".to_owned(), hca)]);
     if let Some(gid) = &gid {
         environment.insert("NCCL_IB_GID_INDEX".to_owned(), gid.index.to_string());
     }
-    Some(EndpointRdma {
+    EndpointRdma {
         device: device.device.name.clone(),
         port: port.port.port,
         exclusive: node.mode == NetnsMode::Exclusive && device.netns == endpoint.netns,
         gid,
         environment,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +243,7 @@ mod tests {
     use crate::{
         api::types::{Health, TcMechanism},
         rdma::{
-            Gid, GidTable, GidType, Guid, PhysicalState, PortNetdev, PortState, RdmaDevice,
+            Driver, Gid, GidTable, GidType, Guid, PhysicalState, PortNetdev, PortState, RdmaDevice,
             RdmaPort,
         },
     };
@@ -209,6 +262,7 @@ mod tests {
             uplink: None,
             mechanism: TcMechanism::Tcx,
             rdma: None,
+            roce: None,
             health: Health::Attached,
         }
     }
@@ -239,6 +293,7 @@ mod tests {
                 system_guid: Guid(1),
                 ports: 1,
             },
+            driver: None,
             pci: None,
             char_devices: Vec::new(),
             ports: vec![PlacedPort {
@@ -282,13 +337,16 @@ mod tests {
             NetnsMode::Shared,
             vec![device(0, "host", (3, "ens1f0"), gids)],
         );
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.8/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.8/24"), &node)
+            .0
+            .unwrap();
         assert_eq!((found.device.as_str(), found.port), ("mlx5_0", 1));
         assert!(!found.exclusive);
         assert_eq!(found.gid.unwrap().index, 7);
         assert_eq!(found.environment["NCCL_IB_HCA"], "mlx5_0:1");
         assert_eq!(found.environment["NCCL_IB_GID_INDEX"], "7");
-        assert_eq!(endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node), None);
+        let other = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node);
+        assert_eq!(other, (None, Some(RoceVisibility::None)));
     }
 
     #[test]
@@ -296,14 +354,36 @@ mod tests {
         let other = device(0, "b", (2, "net1"), vec![gid(0, "10.0.0.7", "net1")]);
         let own = device(1, "a", (2, "net1"), vec![gid(3, "10.0.0.7", "net1")]);
         let node = node(NetnsMode::Exclusive, vec![other, own]);
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.7/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.7/24"), &node)
+            .0
+            .unwrap();
         assert_eq!(found.device, "mlx5_1");
         assert!(found.exclusive);
         assert_eq!(found.gid.map(|gid| gid.index), Some(3));
         // Before the device has a GID for it.
-        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node).unwrap();
+        let found = endpoint_rdma(&endpoint("a", 2, "10.0.0.9/24"), &node)
+            .0
+            .unwrap();
         assert_eq!(found.gid, None);
         assert!(!found.environment.contains_key("NCCL_IB_GID_INDEX"));
+    }
+
+    #[test]
+    fn the_driver_tells_who_sees_the_packets() {
+        use RoceVisibility::{None as Nobody, Offloaded, Wire};
+        for (driver, protocol, expected) in [
+            (Some(Driver::Rxe), "roce", Some(Wire)),
+            (Some(Driver::Mlx5), "roce", Some(Offloaded)),
+            (Some(Driver::Ionic), "roce", Some(Offloaded)),
+            (Some(Driver::Siw), "iw", Some(Nobody)),
+            (Some(Driver::Mlx5), "ib", Some(Nobody)),
+            (None, "roce", None),
+        ] {
+            let mut device = device(0, "a", (2, "net1"), Vec::new());
+            device.driver = driver;
+            device.device.protocol = Some(protocol.into());
+            assert_eq!(visibility(&device), expected, "{driver:?} {protocol}");
+        }
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub(crate) fn options(state_dir: PathBuf, bpffs: PathBuf) -> Options {
         xdp: XdpPreference::Auto,
         identities: 65536,
         policy: dataplane::agent::PolicyOptions::default(),
+        rdma_pod_counters: false,
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod cni;
 mod frames;
+mod hardware;
 mod interrupt;
 mod local;
 mod packet;
@@ -108,6 +109,11 @@ const BENCHMARKS: &[Benchmark] = &[
         name: "scale",
         about: "restart, memory and scrape of an agent with 500 endpoints",
         measure: scale::measure,
+    },
+    Benchmark {
+        name: "rdma-scrape",
+        about: "a scrape with 500 endpoints, 16 HCAs, 10,000 queue pairs, all simulated",
+        measure: hardware::measure,
     },
 ];
 

@@ -182,6 +182,7 @@ mod ports {
                     ports: 1,
                 },
                 netns: NetnsRef::Host,
+                driver: None,
                 pci: None,
                 char_devices: Vec::new(),
                 ports: vec![PlacedPort {

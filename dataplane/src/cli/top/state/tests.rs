@@ -4,7 +4,9 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
 use crate::{
-    api::types::{Count, EndpointStats, FlowStats, TcMechanism, Uplink, UplinkStats, XdpMode},
+    api::types::{
+        Count, EndpointStats, FlowStats, RoceEndpoints, TcMechanism, Uplink, UplinkStats, XdpMode,
+    },
     cli::top::view,
 };
 
@@ -59,6 +61,7 @@ fn reading(second: u64) -> Reading {
         },
         endpoints: Vec::new(),
         status: Status {
+            roce: RoceEndpoints::default(),
             version: "1.2.3".into(),
             pid: 1,
             uptime_seconds: 7260,

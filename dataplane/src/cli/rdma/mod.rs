@@ -1,5 +1,8 @@
 //! `sluice rdma`.
 
+mod counters;
+mod resources;
+
 use super::{Output, table::Table};
 use crate::{
     api::{
@@ -24,7 +27,7 @@ with the next boot. To have it from the start:
   update-initramfs -u    # or dracut -f, where ib_core is loaded from the initramfs
   reboot";
 
-/// Show RDMA devices, and who sees them.
+/// Show RDMA devices, who sees them, and who uses them.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Rdma {
     /// Show the mode, the devices, their ports and GIDs
@@ -32,6 +35,11 @@ pub(super) enum Rdma {
         #[command(flatten)]
         output: Output,
     },
+    /// Show queue pairs and other objects, and whose they are
+    Resources(resources::Resources),
+    /// Switch counters that ports keep only on demand
+    #[command(subcommand)]
+    Counters(counters::Counters),
     /// Set who sees RDMA devices
     #[command(after_help = MODE_HELP)]
     Mode {
@@ -50,6 +58,8 @@ impl Rdma {
                 let endpoints = client.endpoints().await?;
                 output.print(&node, |node| table(node, &endpoints))
             }
+            Self::Resources(resources) => resources.run(client).await,
+            Self::Counters(counters) => counters.run(client).await,
             Self::Mode { mode, output } => {
                 let node = client.set_rdma_mode(&RdmaModeRequest { mode }).await?;
                 output.print(&node, |node| {
