@@ -244,9 +244,8 @@ pub struct Stats {
     pub uplinks: Vec<UplinkStats>,
     /// Faults of the dataplane by name; each makes another number incomplete.
     pub faults: BTreeMap<String, u64>,
-    /// Filters that were put back after somebody had removed them, which only
-    /// clsact lets a pod do, and interfaces taken out of ipvlan mode l3s, since
-    /// the agent started.
+    /// Filters that were put back after somebody had removed them, since the
+    /// agent started; only clsact lets a pod do that.
     #[serde(default)]
     pub repairs: u64,
     /// Connections of isolated endpoints.

@@ -9,8 +9,6 @@ mod guides;
 mod hardware;
 mod mode;
 mod modes;
-mod policies;
-mod policy_rdma;
 mod rdma;
 mod readers;
 mod reboot;

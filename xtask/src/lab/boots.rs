@@ -50,19 +50,8 @@ const PARTS: &[Tests] = &[
     Ordinary("link_events", &[]),
 ];
 
-/// Policy, on a kernel without TCX.
-const POLICY: &[Tests] = &[
-    Ordinary("policy_maps", &[]),
-    // A guest has not run for as long as connections are remembered.
-    Ordinary("policy", &["entries::"]),
-    // Nor is it quick enough to swap tables a thousand times.
-    Ordinary("policy_live", &["a_thousand_swaps"]),
-];
-
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
-const EVERYWHERE: &[&str] = &[
-    "cni", "effort", "hardware", "modes", "policies", "sriov", "uplinks",
-];
+const EVERYWHERE: &[&str] = &["cni", "effort", "hardware", "modes", "sriov", "uplinks"];
 
 /// The mode must be chosen before the first network namespace is made.
 const EXCLUSIVE: &str = "modprobe ib_core netns_mode=0; modprobe ib_uverbs";
@@ -86,7 +75,6 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot("6.1", Series::Linux6_1, WHOLE),
     boot("7 parts", Series::Newest, PARTS),
     boot("6.1 parts", Series::Linux6_1, PARTS),
-    boot("6.1 policy", Series::Linux6_1, POLICY),
     boot("7 lab", Series::Newest, &[Lab(EVERYWHERE)]),
     boot("6.12 lab", Series::Linux6_12, &[Lab(EVERYWHERE)]),
     boot("6.1 lab", Series::Linux6_1, &[Lab(EVERYWHERE)]),
@@ -115,12 +103,12 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 exclusive",
             Series::Newest,
-            &[Lab(&["mode", "policy_rdma", "rdma", "roce_faults"])],
+            &[Lab(&["mode", "rdma", "roce_faults"])],
         )
     },
     Boot {
         prepare: SHARED,
-        ..boot("7 shared", Series::Newest, &[Lab(&["policy_rdma", "rdma"])])
+        ..boot("7 shared", Series::Newest, &[Lab(&["rdma"])])
     },
 ];
 
