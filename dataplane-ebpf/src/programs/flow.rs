@@ -176,6 +176,10 @@ pub fn find(key: &FlowKey, role: Role) -> Found {
 /// spoken and the policy in force allows it. Else, and where the packet may
 /// open another connection, `false`: policy has to judge.
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is too large to be moved about on the stack"
+)]
 pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> bool {
     let headers = subject.headers;
     if headers.tcp_flags & tcp::SYN != 0 {
