@@ -11,6 +11,7 @@ use crate::{
     call::{Call, Command},
     config::Config,
     error::Error,
+    log::{self, Level},
     version::Version,
 };
 
@@ -20,14 +21,25 @@ use crate::{
 /// As the command has it.
 pub fn run(call: &Call, input: &[u8]) -> Result<String, Error> {
     let config = Config::read(input)?;
+    log::begin(call, &config.name, &config.fields);
+    log::write(Level::Debug, &String::from_utf8_lossy(input));
+    let done = carry_out(call, &config, input);
+    match &done {
+        Ok(_) => log::write(Level::Info, "done"),
+        Err(error) => log::write(Level::Error, &error.to_line()),
+    }
+    done
+}
+
+fn carry_out(call: &Call, config: &Config, input: &[u8]) -> Result<String, Error> {
     since(call.command, config.version)?;
     let agent = Agent::at(&config.fields.socket);
     match call.command {
-        Command::Add => add::run(call, &config, &agent).map(|result| result.to_string()),
-        Command::Del => nothing(del::run(call, &config, &agent)),
-        Command::Check => nothing(check::run(call, &config, &agent)),
-        Command::Gc => nothing(gc::run(call, &config, &agent)),
-        Command::Status => nothing(status::run(call, &config, &agent)),
+        Command::Add => add::run(call, config, &agent).map(|result| result.to_string()),
+        Command::Del => nothing(del::run(call, config, &agent)),
+        Command::Check => nothing(check::run(call, config, &agent)),
+        Command::Gc => nothing(gc::run(call, config, &agent)),
+        Command::Status => nothing(status::run(call, config, &agent)),
         Command::Version => Ok(crate::version::answer(input)),
     }
 }

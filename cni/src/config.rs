@@ -12,7 +12,7 @@ use sluice_api::{
     cni::{Attachment, Rdma, Settings, is_word},
 };
 
-use crate::{call::Call, error::Error, version::Version};
+use crate::{call::Call, error::Error, log::Level, version::Version};
 
 pub use interface::{create, refuse_without_mode};
 
@@ -42,6 +42,10 @@ pub struct Fields {
     /// The agent's state folder.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// Where the log goes; standard error if absent.
+    pub log_file: Option<PathBuf>,
+    /// How much of it.
+    pub log_level: Option<Level>,
     /// Set: this is the main plugin, and the interface is of this kind.
     pub mode: Option<Mode>,
     /// Parent of macvlan and ipvlan interfaces.
@@ -65,7 +69,7 @@ pub struct Fields {
     /// What Multus sets besides `deviceID`.
     #[serde(rename = "pciBusID")]
     pub pci_bus_id: Option<String>,
-    /// VF: VLAN id.
+    /// VLAN id.
     pub vlan: Option<u16>,
     /// VF: VLAN priority.
     #[serde(rename = "vlanQoS")]

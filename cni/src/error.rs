@@ -109,6 +109,15 @@ impl Error {
         self
     }
 
+    /// For the log.
+    pub fn to_line(&self) -> String {
+        let details = match self.details.as_str() {
+            "" => String::new(),
+            details => format!(" ({details})"),
+        };
+        format!("{} [code {}]{details}", self.text, self.code)
+    }
+
     /// As the specification prints it, in the version of the caller.
     pub fn to_json(&self, version: Option<&str>) -> String {
         let mut json = json!({

@@ -11,7 +11,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::{
+        prctl,
+        signal::{Signal, killpg},
+    },
     unistd::Pid,
 };
 use serde::Deserialize;
@@ -102,14 +105,15 @@ impl<'a> Ipam<'a> {
     /// Code 104: it cannot be run.
     pub fn start(&'a self, command: Command) -> Result<Running<'a>, Error> {
         let failed = |error: io::Error| self.failed(&format!("cannot be run: {error}"));
-        let mut child = Process::new(&self.program)
+        let mut process = Process::new(&self.program);
+        process
             .env("CNI_COMMAND", command.name())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // A group of its own, so that one that hangs goes with its children.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+            .process_group(0);
+        end_with_this_process(&mut process);
+        let mut child = process.spawn().map_err(failed)?;
         let group = Pid::from_raw(child.id().cast_signed());
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let input = self.config.raw.clone();
@@ -161,6 +165,28 @@ impl<'a> Ipam<'a> {
 
     fn failed(&self, what: &str) -> Error {
         Error::new(Code::Ipam, format!("IPAM plugin {} {what}", self.kind))
+    }
+}
+
+/// Has the kernel kill a child when this process is killed: an IPAM plugin that
+/// went on would take an address that the runtime's DEL has released before.
+///
+/// The signal comes with the end of the thread that starts the child. That is
+/// the main thread, which ends with the process.
+fn end_with_this_process(process: &mut Process) {
+    let parent = Pid::this();
+    let prepare = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if Pid::parent() == parent {
+            Ok(())
+        } else {
+            // Killed before the kernel was asked.
+            Err(io::ErrorKind::Interrupted.into())
+        }
+    };
+    // SAFETY: between fork and exec it makes two system calls, allocates nothing and takes no lock.
+    unsafe {
+        process.pre_exec(prepare);
     }
 }
 

@@ -1,10 +1,12 @@
 //! CNI results: read as JSON, so that what is not known here passes through.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use sluice_api::{
     Mac,
-    cni::{AddedInterface, Address, Route},
+    cni::{AddedInterface, Address, RESULT_KEY, Route},
 };
 
 use crate::{
@@ -174,6 +176,14 @@ pub fn compose(
         result["dns"] = dns.clone();
     }
     result
+}
+
+/// Adds what applications have to know of the interfaces' RDMA devices. CNI has
+/// no place for it, in any version: runtimes pass the field on or leave it out.
+pub fn add_rdma(result: &mut Value, rdma: BTreeMap<String, Value>) {
+    if !rdma.is_empty() {
+        result[RESULT_KEY] = json!({ "rdma": rdma });
+    }
 }
 
 /// A result of ours in an older version.

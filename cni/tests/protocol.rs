@@ -8,7 +8,9 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -34,8 +36,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Exit status, what was printed as JSON (null for nothing), what was said.
-    fn run(&self) -> (bool, Value, String) {
+    fn start(&self) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-cni"));
         command
             .env_clear()
@@ -56,7 +57,12 @@ impl<'a> Call<'a> {
             .unwrap();
         // It may end without reading.
         let _ = child.stdin.take().unwrap().write_all(self.input.as_bytes());
-        let output = child.wait_with_output().unwrap();
+        child
+    }
+
+    /// Exit status, what was printed as JSON (null for nothing), what was said.
+    fn run(&self) -> (bool, Value, String) {
+        let output = self.start().wait_with_output().unwrap();
         let printed = if output.stdout.is_empty() {
             Value::Null
         } else {
@@ -210,7 +216,19 @@ fn options_are_checked_before_anything_is_done() {
         ),
         (json!({"mode": "macvlan", "mac": "nonsense"}), 7, "mac"),
         (json!({"mode": "macvlan", "macvlanMode": "l2"}), 7, "l2"),
-        (json!({"mode": "macvlan", "vlan": 5}), 7, "vlan"),
+        (json!({"mode": "macvlan", "vlan": 4095}), 7, "vlan"),
+        (
+            json!({"mode": "ipvlan", "vlan": 5, "vlanQoS": 1}),
+            7,
+            "vlanQoS",
+        ),
+        (
+            json!({"mode": "macvlan", "vlan": 5, "hostReach": true}),
+            7,
+            "hostReach",
+        ),
+        (json!({"vlan": 5}), 7, "vlan"),
+        (json!({"logLevel": "loud"}), 7, "logLevel"),
         (json!({"mode": "macvlan", "rdma": "maybe"}), 7, "maybe"),
         (
             json!({"mode": "macvlan", "routes": ["10.0.0.0/33"]}),
@@ -383,6 +401,80 @@ fn del_that_can_leave_no_tombstone_fails() {
     fs::write(folder.path().join("state"), "in the way").unwrap();
     let (code, text) = Call::new("DEL", &config("1.0.0", folder.path(), json!({}))).error();
     assert_eq!(code, 5, "{text}");
+}
+
+/// The log goes to a file or to standard error; standard output is the result's alone.
+#[test]
+fn the_log_goes_where_it_is_told() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("logs/sluice.log");
+    let call = |command, level: &str, file: &Path| {
+        let more = json!({"logFile": file, "logLevel": level});
+        Call::new(command, &config("1.0.0", folder.path(), more))
+    };
+    let (success, printed, said) = call("DEL", "info", &path).run();
+    assert!(success && printed.is_null() && said.is_empty(), "{said}");
+    let log = fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(
+        lines[0].contains(" warning DEL net: eth0 of container container-1: ")
+            && lines[0].contains("tombstone"),
+        "{log}"
+    );
+    assert!(lines[1].ends_with(": done"), "{log}");
+    // An error is the result's as well; less than the level says nothing more.
+    let (_, text) = call("ADD", "error", &path).error();
+    let more = fs::read_to_string(&path).unwrap();
+    let more = more.strip_prefix(&log).unwrap();
+    assert_eq!(more.lines().count(), 1, "{more}");
+    assert!(
+        more.contains(" error ADD ") && more.contains(&text),
+        "{more}"
+    );
+    // A file that cannot be written stops nothing.
+    let (success, _, said) = call("DEL", "warning", &path.join("below")).run();
+    assert!(success, "{said}");
+    assert!(
+        said.contains("logFile") && said.contains("tombstone"),
+        "{said}"
+    );
+}
+
+/// An IPAM plugin that outlived its caller could take an address after the runtime's DEL.
+#[test]
+fn the_ipam_plugin_ends_with_a_plugin_that_is_killed() {
+    let folder = TempDir::new().unwrap();
+    let pid_file = folder.path().join("pid");
+    let script = format!("echo $$ >{}; exec /bin/sleep 1000", pid_file.display());
+    let bin = ipam(folder.path(), &script);
+    let more = json!({"mode": "macvlan", "ipam": {"type": "scripted"}});
+    let set = [("CNI_PATH", bin.as_str())];
+    let call = Call {
+        set: &set,
+        ..Call::new("ADD", &config("1.0.0", folder.path(), more))
+    };
+    let mut plugin = call.start();
+    let pid = wait_for(|| {
+        let text = fs::read_to_string(&pid_file).ok()?;
+        text.trim().parse::<u32>().ok()
+    });
+    let alive = || Path::new(&format!("/proc/{pid}/exe")).exists();
+    assert!(alive());
+    plugin.kill().unwrap();
+    plugin.wait().unwrap();
+    wait_for(|| (!alive()).then_some(()));
+}
+
+/// Looks again and again, for half a minute at most.
+fn wait_for<T>(mut probe: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..3000 {
+        if let Some(found) = probe() {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited in vain");
 }
 
 /// An IPAM plugin, and where it notes the commands that it was given.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use dataplane_ebpf::{
     abi::{DropReason, RoceFlow},
-    parse::{Headers, Packet, Wire, neighbor, parse_into},
+    parse::{Headers, Packet, Wire, neighbor, parse_into, usual},
     roce::{self, Found, RocePacket, track},
 };
 
@@ -98,6 +98,11 @@ pub fn check(frame: &[u8]) {
         check_places(frame, headers);
     }
     check_roce(&reading.roce);
+    // The short way sees what the long one does, and no RoCE.
+    if let Some(headers) = usual(frame) {
+        assert_eq!(reading.verdict, Ok(headers));
+        assert_eq!(reading.roce.found, Found::No);
+    }
     let Some(end) = claimed_end(frame) else {
         return;
     };

@@ -187,6 +187,9 @@ coded_enum! {
         /// A later piece of an IP packet whose first piece did not pass, or was
         /// not seen before.
         FragmentUntracked = 18 => "fragment_untracked",
+        /// The link header was lost on the way up (generic XDP below), and there
+        /// was no memory to bring it back: what the frame is cannot be told.
+        LinkHeaderLost = 19 => "link_header_lost",
     }
 }
 
@@ -376,7 +379,7 @@ pub struct RoceFlow {
     pub packets: u64,
     /// Bytes of every operation, whole frames.
     pub bytes: u64,
-    /// When the last packet was seen, ns of the monotonic clock (coarse).
+    /// When the last packet was seen, ns since boot by the kernel's ticks.
     pub last_seen_ns: u64,
     /// Next request's PSN, 24 bits; meaningful with [`RoceFlow::SYNCED`].
     pub expected_psn: u32,
@@ -585,7 +588,7 @@ pub struct Event {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenBucket {
-    /// When `tokens` was last brought up to date, ns of the monotonic clock.
+    /// When `nano_tokens` was last brought up to date, ns since boot.
     pub updated_ns: u64,
     /// Events left, in billionths of one, so that a refill loses nothing.
     pub nano_tokens: u64,

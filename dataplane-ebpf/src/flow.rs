@@ -177,15 +177,13 @@ pub fn key(
         local_port = 0;
         remote_port = 0;
     }
-    FlowKey {
+    FlowKey::from_words(
         local,
         remote,
         endpoint,
-        local_port,
-        remote_port,
-        protocol: headers.protocol,
-        pad: [0; 3],
-    }
+        [local_port, remote_port],
+        headers.protocol,
+    )
 }
 
 impl FlowKey {
@@ -202,6 +200,10 @@ impl FlowKey {
 }
 
 const SECOND: u64 = 1_000_000_000;
+
+/// No connection is remembered for less: spares the packets of a busy one the
+/// question how long it is.
+const SHORTEST_LIFETIME_NS: u64 = 10 * SECOND;
 
 /// How long a connection is remembered after its last packet, ns.
 #[inline(always)]
@@ -252,9 +254,10 @@ impl Standing {
     ) -> bool {
         // Epochs wrap around; half of their range is before, half after.
         let age = self.policy_epoch.wrapping_sub(first_epoch);
-        // The coarse clock of another processor may be a tick ahead.
+        // Another processor's last tick may have been a later one.
         let silent = now_ns.saturating_sub(last_seen_ns);
-        age < 1 << 31 && silent <= lifetime_ns(protocol, state)
+        let fresh = silent <= SHORTEST_LIFETIME_NS || silent <= lifetime_ns(protocol, state);
+        age < 1 << 31 && fresh
     }
 
     /// The state after one more packet, and the connection's flags.

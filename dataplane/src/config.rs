@@ -18,6 +18,7 @@ use crate::{
     agent::{Nic, PolicyOptions},
     api::{client::DEFAULT_SOCKET, types::UplinkRequest},
     kernel::{Sizes, TcMode, XdpPreference},
+    metrics::Compat,
     policy::compile::{self, Unknown},
     rdma::NetnsMode,
 };
@@ -51,6 +52,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Where `/metrics` is served, if at all.
     pub metrics_address: Option<SocketAddr>,
+    /// Other exporters whose names are served too.
+    pub metrics_compat: Vec<Compat>,
     /// Endpoints that the maps have room for.
     pub max_endpoints: u32,
     /// Connections of isolated endpoints that are remembered.
@@ -219,6 +222,17 @@ pub struct Settings {
     #[arg(long, value_name = "IP:PORT", env = "SLUICE_METRICS_ADDRESS")]
     pub metrics_address: Option<MetricsAddress>,
 
+    /// Serve numbers under the names of another exporter too, so that its
+    /// dashboards go on working; several separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_name = "EXPORTER",
+        env = "SLUICE_METRICS_COMPAT",
+        value_delimiter = ','
+    )]
+    pub metrics_compat: Option<Vec<Compat>>,
+
     /// Endpoints that the maps have room for, 1 to 4096 [default: 512]
     #[arg(long, value_name = "N", env = "SLUICE_MAX_ENDPOINTS",
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(MAX_ENDPOINTS)))]
@@ -356,7 +370,10 @@ fn within<'de, D: Deserializer<'de>>(
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error(
+        "cannot read the configuration {}: {source}; mend that, or name another file with --config",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -429,6 +446,10 @@ impl Config {
                 .metrics_address
                 .or(file.metrics_address)
                 .map_or(Some(DEFAULT_METRICS), |address| address.0),
+            metrics_compat: flags
+                .metrics_compat
+                .or(file.metrics_compat)
+                .unwrap_or_default(),
             max_endpoints: flags.max_endpoints.or(file.max_endpoints).unwrap_or(512),
             max_flows: flags
                 .max_flows
@@ -529,6 +550,7 @@ mod tests {
             state_dir: Some(_),
             bpffs: Some(_),
             metrics_address: Some(_),
+            metrics_compat: Some(_),
             max_endpoints: Some(_),
             max_flows: Some(_),
             flow_rate: Some(_),
@@ -613,6 +635,10 @@ mod tests {
             (
                 "tc = \"xdp\"",
                 "c.toml:1: tc: unknown variant `xdp`, expected one of",
+            ),
+            (
+                "metrics_compat = [\"nobody\"]",
+                "c.toml:1: metrics_compat: unknown variant `nobody`, expected `spiderpool`",
             ),
             (
                 "metrics_address = \"9655\"",

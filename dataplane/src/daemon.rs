@@ -41,7 +41,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut servers = JoinSet::new();
     if let Some(address) = config.metrics_address {
         let listener = metrics::bind(address).await?;
-        servers.spawn(metrics::serve(listener, agent.clone(), stopped.clone()));
+        let compat = config.metrics_compat.clone();
+        servers.spawn(metrics::serve(
+            listener,
+            agent.clone(),
+            compat,
+            stopped.clone(),
+        ));
     }
     servers.spawn(api::server::serve(socket, agent.clone(), stopped));
 

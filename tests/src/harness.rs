@@ -8,6 +8,7 @@ use aya::{
     maps::{Map, ProgramArray},
     programs::{Program, ProgramFd, ProgramInfo, TestRun as _, TestRunOptions},
 };
+use dataplane::kernel::TICK_NS;
 use dataplane_ebpf::abi::stage;
 
 /// The endpoint id that the entry programs are loaded with.
@@ -33,6 +34,7 @@ impl Programs {
         let mut object = EbpfLoader::new()
             .override_global("ENDPOINT_ID", &ENDPOINT, true)
             .override_global("UPLINK", &UPLINK, true)
+            .override_global("TICK_NS", &*TICK_NS, true)
             .load(&bytes)
             .with_context(|| format!("cannot load {}", path.display()))?;
         for (name, program) in object.programs_mut() {

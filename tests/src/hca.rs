@@ -60,6 +60,8 @@ pub struct Hca {
     pub has_sets: bool,
     /// Whether it does already.
     pub auto: bool,
+    /// Whether the kernel is older than 6.15, and knows of no optional counters in sets.
+    pub old: bool,
 }
 
 impl Hca {
@@ -133,7 +135,8 @@ struct State {
     answers: HashMap<(u16, u32), Bodies>,
     /// Devices with their counter sets, and whether auto mode is set.
     sets: HashMap<u32, (bool, Bodies)>,
-    can: HashMap<u32, bool>,
+    /// Whether a device can make sets, and whether the kernel is an older one.
+    can: HashMap<u32, (bool, bool)>,
 }
 
 impl SimulatedKernel {
@@ -219,7 +222,7 @@ impl SimulatedKernel {
         let bodies = Arc::new(listed(77, 78, &sets.collect::<Vec<_>>()));
         let auto = hca.auto || state.sets.get(&index).is_some_and(|(auto, _)| *auto);
         state.sets.insert(index, (auto, bodies));
-        state.can.insert(index, hca.has_sets);
+        state.can.insert(index, (hca.has_sets, hca.old));
     }
 
     /// Adds a process: its network namespace's inode, and its cgroup.
@@ -275,8 +278,9 @@ impl SimulatedKernel {
         }
         match command {
             STAT_SET => {
-                let can = state.can.get(&device).copied().unwrap_or_default();
+                let (can, old) = state.can.get(&device).copied().unwrap_or_default();
                 match state.sets.get_mut(&device) {
+                    _ if old && attributes.contains_key(&104) => code = -libc::EINVAL,
                     Some((auto, _)) if can => *auto = true,
                     _ => code = -libc::EOPNOTSUPP,
                 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::{TestNetns, output};
+use crate::{
+    netns::{TestNetns, output},
+    poll::wait_until,
+};
 
 /// The node's uplink.
 pub const UPLINK: &str = "up0";
@@ -57,6 +60,19 @@ impl TestNode {
             this.pods.push(pod);
         }
         Ok(this)
+    }
+
+    /// Waits until the node's addresses change no more by themselves: the kernel makes the uplink's
+    /// link-local one and tries for a second whether somebody has it.
+    ///
+    /// # Errors
+    /// It never comes.
+    pub fn settle(&self) -> Result<()> {
+        let show = format!("-6 address show dev {UPLINK} scope link");
+        wait_until("the uplink's link-local address", || {
+            let addresses = self.node.ip(&show)?;
+            Ok(addresses.contains("fe80::") && !addresses.contains("tentative"))
+        })
     }
 
     /// Two pods that know each other's MAC address once and for all, and no

@@ -223,6 +223,42 @@ fn a_del_that_the_agent_did_not_hear_is_done_at_its_next_start() -> Result<()> {
     Ok(())
 }
 
+/// What a reboot leaves: the files. Namespaces and pins are taken away by hand, and the kernel's
+/// boot id is another file in the agent's mount namespace.
+#[test]
+fn after_a_reboot_with_a_boot_id_file_of_the_tests_own_pods_are_added_anew() -> Result<()> {
+    for list in lists() {
+        let mut node = CniNode::new()?;
+        warm_up(&node, &list)?;
+        let before = node.look(&[])?;
+        let pod = CniPod::new("pod-1")?;
+        list.add(&node.sandbox, &pod.call("ADD"))?;
+        node.agent.kill()?;
+        pod.netns.remove()?;
+        fs::remove_dir_all(node.agent.pins().parent().context("no folder")?)?;
+        let boot_id = node.sandbox.folder().join("boot_id");
+        fs::write(&boot_id, "00000000-0000-4000-8000-000000000000\n")?;
+        node.agent.set_mounts(&format!(
+            "mount --bind {} /proc/sys/kernel/random/boot_id",
+            boot_id.display()
+        ));
+        node.agent.restart()?;
+        ensure!(node.endpoints()?.is_empty());
+        let attachments = fs::read_dir(node.agent.state().join("cni"))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with("pod-1"));
+        ensure!(attachments.count() == 0);
+
+        let pod = CniPod::new("pod-1")?;
+        list.del(&node.sandbox, &pod.call("DEL"), None)?;
+        let added = list.add(&node.sandbox, &pod.call("ADD"))?;
+        ensure!(pod.protected(INTERFACE)?, "{added}");
+        list.del(&node.sandbox, &pod.call("DEL"), Some(&added))?;
+        node.wait_same(&before, &[])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn gc_removes_what_is_not_in_use_and_nothing_else() -> Result<()> {
     let node = CniNode::new()?;

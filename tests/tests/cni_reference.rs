@@ -29,6 +29,7 @@ fn look(node: &TestNode, pod: &TestNetns, sandbox: &Sandbox) -> Result<Snapshot>
 #[test]
 fn a_reference_chain_adds_pings_and_leaves_nothing() -> Result<()> {
     let node = TestNode::new(0)?;
+    node.settle()?;
     let pod = TestNetns::new()?;
     let sandbox = Sandbox::bare(&node.node)?;
     let chain = Chain::of("1.0.0", "net", &[macvlan()]);

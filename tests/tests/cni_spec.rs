@@ -204,11 +204,11 @@ fn a_wrong_call_gets_the_code_that_the_specification_gives_it() -> Result<()> {
             "mac",
         ),
         (
-            "a VLAN on macvlan",
+            "a VLAN's priority on macvlan",
             add(),
-            with("vlan", json!(5)),
+            with("vlanQoS", json!(5)),
             7,
-            "vlan",
+            "vlanQoS",
         ),
         (
             "an IPAM plugin that is not there",

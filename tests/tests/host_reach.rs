@@ -31,10 +31,7 @@ fn network_of(netns: &TestNetns) -> Result<String> {
 fn node_and_pods_reach_each_other_and_nothing_else_changes() -> Result<()> {
     let setup = TestNode::new(2)?;
     let (node, machine, pods) = (&setup.node, &setup.machine, &setup.pods);
-    wait_until("the uplink's link-local address", || {
-        let addresses = node.ip(&format!("-6 address show dev {UPLINK} scope link"))?;
-        Ok(addresses.contains("fe80::") && !addresses.contains("tentative"))
-    })?;
+    setup.settle()?;
     let before = network_of(node)?;
     let agent = TestAgent::start(node, &["--metrics-address", "off"])?;
     for pod in pods {

@@ -77,6 +77,7 @@ fn simulated_counter_sets_become_sums_by_pod() {
         counters: vec![("rdma_tx_bytes".into(), 5000)],
         queue_pairs: vec![(101, 10), (102, 20), (103, 30), (104, 40), (105, 99)],
         has_sets: true,
+        old: true,
         ..Hca::default()
     };
     kernel.set(&hca);

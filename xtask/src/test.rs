@@ -27,6 +27,10 @@ pub(crate) struct Test {
     #[arg(long)]
     lab: bool,
 
+    /// Of the lab's tests only the most telling
+    #[arg(long, requires = "lab")]
+    short: bool,
+
     /// Run all of the lab's tests too
     #[arg(long, conflicts_with = "lab")]
     all: bool,
@@ -44,8 +48,9 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let mut tally = Tally::default();
         if self.lab {
-            lab::suite::prepare(Form::Whole)?;
-            in_the_lab(Form::Whole, &self.filters, &mut tally)?;
+            let form = if self.short { Form::Short } else { Form::Whole };
+            lab::suite::prepare(form)?;
+            in_the_lab(form, &self.filters, &mut tally)?;
             tally.show();
             return tally.verdict(ExitStatus::default());
         }
@@ -54,7 +59,7 @@ impl Test {
             lab_if_there_is_one(Form::Whole, &self.filters, &mut tally)?;
         } else if self.filters.is_empty() {
             exec::step(
-                "Of the lab's tests the most telling; `cargo xtask test --lab` runs them all",
+                "Running the most telling of the lab's tests; `cargo xtask test --lab` runs all",
             );
             lab_if_there_is_one(Form::Short, &[], &mut tally)?;
         }
@@ -117,6 +122,11 @@ fn lab_if_there_is_one(form: Form, filters: &[String], tally: &mut Tally) -> Res
 fn in_the_lab(form: Form, filters: &[String], tally: &mut Tally) -> Result<()> {
     setup::system(&[Group::Test])?;
     setup::cni_clients()?;
+    setup::cni_clients()?;
+    if let Err(reason) = setup::sriov_cni() {
+        // One test has need of it, and says so.
+        exec::step(&format!("Going on without sriov-cni: {reason:#}"));
+    }
     build::object(false)?;
     let failpoints = build::with_failpoints()?;
     let sluice = build::sluice(Profile::Release, false)?;

@@ -54,9 +54,11 @@ fn chained(call: &Call, config: &Config, agent: &Agent) -> Result<Value, Error> 
     }
     let names = interfaces.into_iter().map(|interface| interface.name);
     crate::failpoint::step("cni::plugin::add::before_agent")?;
-    agent.add(&request(call, config, Work::Adopt(names.collect()))?)?;
+    let added = agent.add(&request(call, config, Work::Adopt(names.collect()))?)?;
     crate::failpoint::step("cni::plugin::add::after_agent")?;
-    Ok(pass_on(before.clone(), config))
+    let mut passed = pass_on(before.clone(), config);
+    result::add_rdma(&mut passed, added.rdma);
+    Ok(passed)
 }
 
 /// A result of plugins before this one: it stays as it is, unknown fields
@@ -135,7 +137,9 @@ impl Main<'_> {
             result: compose(&[]),
         })?;
         crate::failpoint::step("cni::plugin::add::after_configure")?;
-        Ok(compose(&configured.through_node))
+        let mut composed = compose(&configured.through_node);
+        result::add_rdma(&mut composed, configured.rdma);
+        Ok(composed)
     }
 
     fn describe_device(&self, added: &AddAnswer) -> Result<(), Error> {

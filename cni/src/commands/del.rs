@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     error::Error,
     ipam::Ipam,
+    log::{self, Level},
     tombstone,
 };
 
@@ -50,12 +51,12 @@ pub fn tell_agent(config: &Config, agent: &Agent, del: &DelRequest) -> Result<()
         Ok(_) => Ok(()),
         Err(Refusal::Refused(error)) => Err(error),
         Err(Refusal::Absent(error)) => {
-            eprintln!(
-                "sluice-cni: {}; left a tombstone for {}",
-                error.text(),
-                del.attachment
+            tombstone::leave(&config.fields.state_dir, del)?;
+            log::write(
+                Level::Warning,
+                &format!("{}; left a tombstone for it", error.text()),
             );
-            tombstone::leave(&config.fields.state_dir, del)
+            Ok(())
         }
     }
 }

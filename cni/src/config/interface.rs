@@ -38,6 +38,7 @@ pub fn create(config: &Config, call: &Call, mode: Mode) -> Result<Create, Error>
                 MacvlanMode::Passthru => "passthru",
             }
             .into(),
+            vlan: vlan_of_child(fields)?,
         },
         Mode::Ipvlan if mac.is_some() => {
             return Err(Error::config(
@@ -52,6 +53,7 @@ pub fn create(config: &Config, call: &Call, mode: Mode) -> Result<Create, Error>
                 IpvlanMode::L3s => "l3s",
             }
             .into(),
+            vlan: vlan_of_child(fields)?,
         },
         Mode::Sriov => {
             if !config.device().is_some_and(is_pci_address) {
@@ -110,12 +112,35 @@ fn of_vf(fields: &Fields) -> [(&'static str, bool); 8] {
     ]
 }
 
+/// The VLAN that a macvlan or ipvlan interface is to be in.
+fn vlan_of_child(fields: &Fields) -> Result<Option<u16>, Error> {
+    let vlan = vlan(fields)?.filter(|vlan| *vlan != 0);
+    if vlan.is_some() && fields.host_reach.is_some() {
+        return Err(Error::config(
+            "hostReach cannot be set with vlan: the node has no address in a VLAN that is made for \
+             pods only; make a VLAN interface on the node, and name it as the master",
+        ));
+    }
+    Ok(vlan)
+}
+
+/// The VLAN id, checked.
+fn vlan(fields: &Fields) -> Result<Option<u16>, Error> {
+    match fields.vlan {
+        Some(vlan) if vlan > VLAN_MAX => Err(Error::config(format!(
+            "vlan {vlan} is not from 0 to {VLAN_MAX}"
+        ))),
+        vlan => Ok(vlan),
+    }
+}
+
 /// Options that mean nothing in this mode would be ignored in silence.
 fn refuse_others(fields: &Fields, mode: Mode) -> Result<(), Error> {
     let of_vf = of_vf(fields);
     let of_children = [("master", fields.master.is_some())];
     let (given, only): (&[_], _) = match mode {
-        Mode::Macvlan | Mode::Ipvlan => (&of_vf, "sriov"),
+        // A VLAN they all can be in.
+        Mode::Macvlan | Mode::Ipvlan => (&of_vf[1..], "sriov"),
         Mode::Sriov => (&of_children, "macvlan or ipvlan"),
     };
     match given.iter().find(|(_, given)| *given) {
@@ -149,12 +174,7 @@ fn mac(config: &Config, call: &Call) -> Result<Option<Mac>, Error> {
 }
 
 fn vf_settings(fields: &Fields) -> Result<VfSettings, Error> {
-    let vlan = fields.vlan;
-    if let Some(vlan) = vlan.filter(|vlan| *vlan > VLAN_MAX) {
-        return Err(Error::config(format!(
-            "vlan {vlan} is not from 0 to {VLAN_MAX}"
-        )));
-    }
+    let vlan = vlan(fields)?;
     let tagged = vlan.is_some_and(|vlan| vlan > 0);
     if fields.vlan_qos.is_some_and(|qos| qos > 7) {
         return Err(Error::config("vlanQoS is not from 0 to 7"));

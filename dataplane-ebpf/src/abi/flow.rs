@@ -23,6 +23,35 @@ pub struct FlowKey {
     pub pad: [u8; 3],
 }
 
+impl FlowKey {
+    /// A key with these fields; `ports` are the pod's and the peer's.
+    ///
+    /// Written by whole words, as the kernel reads them to find the entry: a
+    /// processor that reads a word just written in pieces has to wait for them.
+    #[inline(always)]
+    pub fn from_words(
+        local: Address,
+        remote: Address,
+        endpoint: u32,
+        ports: [u16; 2],
+        protocol: u8,
+    ) -> Self {
+        #[repr(C)]
+        struct Words(Address, Address, u32, u32, u32);
+        let [[a, b], [c, d]] = ports.map(u16::to_ne_bytes);
+        let words = Words(
+            local,
+            remote,
+            endpoint,
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([protocol, 0, 0, 0]),
+        );
+        // SAFETY: both types are integers alone, without padding, and of one
+        // size; every bit pattern is valid.
+        unsafe { core::mem::transmute(words) }
+    }
+}
+
 coded_enum! {
     /// How far a connection got.
     pub enum FlowState {
@@ -46,7 +75,7 @@ pub struct Flow {
     pub packets: u64,
     /// Bytes of both directions, as exact as `packets`.
     pub bytes: u64,
-    /// When the last packet was seen, ns of the monotonic clock (coarse).
+    /// When the last packet was seen, ns since boot by the kernel's ticks.
     pub last_seen_ns: u64,
     /// All that verdicts depend on.
     pub standing: Standing,
@@ -123,7 +152,7 @@ pub struct FragmentKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentPass {
-    /// When, ns of the monotonic clock (coarse).
+    /// When, ns since boot by the kernel's ticks.
     pub time_ns: u64,
     /// Whose, and under which policy.
     pub judged: FragmentJudged,

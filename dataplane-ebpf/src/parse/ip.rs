@@ -91,8 +91,9 @@ pub(super) fn parse_v4<P: Packet + ?Sized>(
     Ok(())
 }
 
+/// Reads the fixed header.
 #[inline(always)]
-pub(super) fn parse_v6<P: Packet + ?Sized>(
+pub(super) fn parse_v6_fixed<P: Packet + ?Sized>(
     packet: &P,
     headers: &mut Headers,
 ) -> Result<(), DropReason> {
@@ -119,6 +120,15 @@ pub(super) fn parse_v6<P: Packet + ?Sized>(
     if headers.transport_length > present {
         return Err(DropReason::Ipv6Truncated);
     }
+    Ok(())
+}
+
+#[inline(always)]
+pub(super) fn parse_v6<P: Packet + ?Sized>(
+    packet: &P,
+    headers: &mut Headers,
+) -> Result<(), DropReason> {
+    parse_v6_fixed(packet, headers)?;
     for _ in 0..MAX_EXTENSIONS {
         join();
         // A later fragment's payload is the middle of something: no header

@@ -10,8 +10,10 @@ mod grh;
 pub(crate) mod ip;
 pub mod neighbor;
 mod transport;
+mod usual;
 
 pub use transport::UDP_LEN;
+pub use usual::usual;
 
 use crate::abi::{Address, DropReason};
 

@@ -5,6 +5,7 @@ mod fragments;
 mod neighbors;
 mod oracle;
 mod refused;
+mod short;
 
 use super::*;
 

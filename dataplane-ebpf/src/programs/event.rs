@@ -1,6 +1,5 @@
 //! Events for the agent, as many as the endpoint's token bucket allows.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use dataplane_ebpf::{
     abi::{Direction, Event, EventKind, Fault, UPLINK_BIT},
     parse::Headers,
@@ -8,6 +7,7 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::monotonic_ns,
     count::fault,
     maps::{ENDPOINT_CONFIGS, EVENT_TOKENS, EVENTS},
 };
@@ -22,14 +22,6 @@ pub struct Subject<'a> {
     pub bytes: u64,
 }
 
-/// The coarse monotonic clock: a few milliseconds of resolution at a tenth of
-/// the precise clock's price.
-#[inline(always)]
-pub fn now_ns() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
-}
-
 /// Reports what happened to a packet.
 #[inline(always)]
 pub fn report(subject: &Subject<'_>, kind: EventKind, code: u8, roce: &RocePacket) {
@@ -37,7 +29,7 @@ pub fn report(subject: &Subject<'_>, kind: EventKind, code: u8, roce: &RocePacke
     if subject.port & UPLINK_BIT != 0 {
         return;
     }
-    let now = now_ns();
+    let now = monotonic_ns();
     if !granted(subject.port, now) {
         return fault(Fault::EventsThrottled);
     }

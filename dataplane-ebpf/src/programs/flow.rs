@@ -3,12 +3,17 @@
 use core::{mem, ptr};
 
 use aya_ebpf::bindings::BPF_ANY;
-use dataplane_ebpf::abi::{
-    Direction, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentJudged, FragmentKey,
-    FragmentPass, Standing,
+use dataplane_ebpf::{
+    abi::{
+        Direction, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentJudged, FragmentKey,
+        FragmentPass, Standing,
+    },
+    flow::{self, Role},
+    parse::tcp,
 };
 
 use super::{
+    clock::now_ns,
     count,
     event::Subject,
     maps::{FLOW_STATS, FLOW_TOKENS, FLOWS, FLOWS_NEW, FRAGMENTS},
@@ -29,7 +34,7 @@ pub struct Found {
 impl Found {
     /// What verdicts depend on, and when the last packet was seen.
     #[inline(always)]
-    pub fn read(&self) -> (Standing, u64) {
+    fn read(&self) -> (Standing, u64) {
         // SAFETY: from a map lookup, aligned, or null.
         match unsafe { self.flow.as_ref() } {
             Some(flow) => {
@@ -38,6 +43,46 @@ impl Found {
             }
             None => (Standing::open(0, Direction::Ingress, 0), 0),
         }
+    }
+
+    /// What is known of a connection, and whether anything is.
+    #[inline(always)]
+    pub fn standing(
+        &self,
+        key: &FlowKey,
+        config: &EndpointConfig,
+        now_ns: u64,
+    ) -> (Standing, bool) {
+        let (standing, last_seen_ns) = self.read();
+        let first = config.first_epoch;
+        let known = !self.flow.is_null()
+            && standing.check == key.check()
+            && standing.is_live(standing.state, key.protocol, first, last_seen_ns, now_ns);
+        (standing, known)
+    }
+
+    /// Counts a packet of a connection that stands so, and takes the state on;
+    /// gives the entry as it is then.
+    ///
+    /// Packets of the other direction may be handled by another processor at the
+    /// same time: what is lost then is a count, or the step of a state that the
+    /// next packet takes again.
+    #[inline(always)]
+    pub fn follow(
+        &self,
+        key: &FlowKey,
+        subject: &Subject<'_>,
+        mut standing: Standing,
+        now_ns: u64,
+    ) -> Flow {
+        let from_initiator = standing.initiator() == subject.direction;
+        (standing.state, standing.flags) = standing.after(
+            standing.state,
+            key.protocol,
+            subject.headers.tcp_flags,
+            from_initiator,
+        );
+        self.note(subject, standing, now_ns)
     }
 
     /// Puts another connection in its place.
@@ -64,7 +109,7 @@ impl Found {
     /// Counts a packet and writes what verdicts depend on; gives the entry as
     /// it is then.
     #[inline(always)]
-    pub fn note(&self, subject: &Subject<'_>, standing: Standing, now_ns: u64) -> Flow {
+    fn note(&self, subject: &Subject<'_>, standing: Standing, now_ns: u64) -> Flow {
         let mut noted = Flow {
             packets: subject.packets,
             bytes: subject.bytes,
@@ -105,17 +150,56 @@ unsafe impl OneWord for Standing {}
 // SAFETY: the same.
 unsafe impl OneWord for FragmentJudged {}
 
-/// Looks a connection up. One lookup finds an established one. Those that
-/// nobody has answered need not be looked for by a packet that opens one: it
-/// is judged in either case, and takes the place of what is there.
+/// Looks a connection up, first where a packet of that role most likely finds
+/// it. One lookup finds an established one. Those that nobody has answered need
+/// not be looked for by a packet that opens one: it is judged in either case, and
+/// takes the place of what is there.
 #[inline(always)]
-pub fn find(key: &FlowKey, among_new: bool) -> Found {
-    let mut flow = FLOWS.get_ptr_mut(key).unwrap_or(ptr::null_mut());
-    let answered = !flow.is_null();
-    if !answered && among_new {
-        flow = FLOWS_NEW.get_ptr_mut(key).unwrap_or(ptr::null_mut());
+pub fn find(key: &FlowKey, role: Role) -> Found {
+    let look = |answered| Found {
+        flow: if answered {
+            FLOWS.get_ptr_mut(key)
+        } else {
+            FLOWS_NEW.get_ptr_mut(key)
+        }
+        .unwrap_or(ptr::null_mut()),
+        answered,
+    };
+    let first = look(!matches!(role, Role::Answers));
+    if !first.flow.is_null() || matches!(role, Role::Opens) {
+        return first;
     }
-    Found { flow, answered }
+    look(!first.answered)
+}
+
+/// Counts a packet of the usual kind in its connection, where both sides have
+/// spoken and the policy in force allows it. Else, and where the packet may
+/// open another connection, `false`: policy has to judge.
+#[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is too large to be moved about on the stack"
+)]
+pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> bool {
+    let headers = subject.headers;
+    if headers.tcp_flags & tcp::SYN != 0 {
+        return false;
+    }
+    let key = flow::key(headers, subject.direction, subject.port, 0, false);
+    let found = Found {
+        flow: FLOWS.get_ptr_mut(&key).unwrap_or(ptr::null_mut()),
+        answered: true,
+    };
+    if found.flow.is_null() {
+        return false;
+    }
+    let now = now_ns();
+    let (standing, known) = found.standing(&key, config, now);
+    let allowed = known && standing.policy_epoch == config.policy_epoch && !standing.is_refused();
+    if allowed {
+        found.follow(&key, subject, standing, now);
+    }
+    allowed
 }
 
 /// Enters a new connection, if its endpoint may open one more.

@@ -1,4 +1,5 @@
 mod carry;
+mod clock;
 mod count;
 mod entry;
 mod event;

@@ -1,5 +1,7 @@
 //! Reading packets from the kernel's contexts.
 
+use core::intrinsics::is_val_statically_known;
+
 use aya_ebpf::{
     bindings::bpf_hdr_start_off::BPF_HDR_START_MAC,
     helpers::{bpf_skb_change_head, bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
@@ -63,7 +65,12 @@ impl Packet for InPlace {
         if offset > MAX_OFFSET {
             return None;
         }
-        let start = self.data + bounded(offset);
+        let start = self.data
+            + if is_val_statically_known(offset) {
+                offset
+            } else {
+                bounded(offset)
+            };
         if start + size_of::<T>() > self.data_end {
             return None;
         }
@@ -118,6 +125,21 @@ pub fn parse_to_scratch(packet: &InPlace) -> Option<&'static Parsed> {
         roce::read(packet, &parsed.headers, &mut parsed.roce);
         join();
     }
+    Some(parsed)
+}
+
+/// Puts what [`usual`](dataplane_ebpf::parse::usual) has read into this
+/// processor's `scratch`.
+#[inline(always)]
+pub fn to_scratch(headers: Headers) -> Option<&'static Parsed> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: as in `parse_to_scratch`.
+    let parsed = unsafe { &mut *scratch };
+    *parsed = Parsed {
+        headers,
+        refusal: None,
+        roce: RocePacket::default(),
+    };
     Some(parsed)
 }
 

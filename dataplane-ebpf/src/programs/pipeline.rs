@@ -7,16 +7,17 @@ use aya_ebpf::{
 };
 use dataplane_ebpf::{
     abi::{CB_ENDPOINT, Direction, DropReason, EndpointConfig, EventKind, ep_stats_index, stage},
-    roce::Found,
+    parse::{Headers, join, usual},
+    roce::{Found, RocePacket},
 };
 
 use super::{
     count,
     entry::stage_of,
     event::{self, Subject},
-    log,
+    flow, log,
     maps::{ENDPOINT_CONFIGS, EP_STATS, PIPELINE},
-    packet::{InPlace, LinkHeader, Parsed, parse_to_scratch, restore_link_header},
+    packet::{InPlace, LinkHeader, parse_to_scratch, restore_link_header, to_scratch},
     roce,
 };
 
@@ -41,9 +42,19 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
         match restore_link_header(context) {
             LinkHeader::InPlace => {}
             LinkHeader::Restored => restart(context, direction),
-            LinkHeader::Lost => return TC_ACT_SHOT,
+            LinkHeader::Lost => {
+                let unread = Headers::default();
+                let subject = subject(context, direction, &unread);
+                let reason = DropReason::LinkHeaderLost;
+                return refuse(context, &subject, reason, &RocePacket::default());
+            }
         }
     }
+    if let Some(verdict) = usual_way(context, direction) {
+        return verdict;
+    }
+    // What was learned on the way here is nothing to verify the parser for.
+    join();
     let Some(parsed) = parse_to_scratch(&InPlace::skb(context)) else {
         return TC_ACT_SHOT;
     };
@@ -51,20 +62,52 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
         pull_and_restart(context, direction);
     }
 
-    let subject = subject(context, direction, parsed);
+    let subject = subject(context, direction, &parsed.headers);
     if let Some(reason) = parsed.refusal {
-        return refuse(context, &subject, reason, parsed);
+        return refuse(context, &subject, reason, &parsed.roce);
     }
     let isolated = ENDPOINT_CONFIGS
         .get(subject.port)
         .is_none_or(EndpointConfig::is_enforced);
     if isolated {
-        // SAFETY: the context is the kernel's; what is in the slot ends the
-        // packet's way as this program would.
-        unsafe { PIPELINE.tail_call(context, policy_stage(direction)) };
-        return refuse(context, &subject, DropReason::PipelineMissing, parsed);
+        return to_policy(context, &subject, &parsed.roce);
     }
-    pass(&subject, parsed)
+    pass(&subject, &parsed.roce)
+}
+
+/// The way of nearly all packets: of the usual kind, to or from an endpoint
+/// that no policy selects, or in a connection that policy has allowed. It
+/// touches little memory, the scratch space not at all. `None` for others.
+#[inline(always)]
+fn usual_way(context: &TcContext, direction: Direction) -> Option<i32> {
+    let config = ENDPOINT_CONFIGS.get(endpoint(context))?;
+    let packet = InPlace::skb(context);
+    // Parsed in each case by itself: here nothing of the headers is kept.
+    if !config.is_enforced() {
+        let headers = usual(&packet)?;
+        let subject = subject(context, direction, &headers);
+        return Some(count_passed(&subject));
+    }
+    let headers = usual(&packet)?;
+    let subject = subject(context, direction, &headers);
+    if flow::follow_established(&subject, config) {
+        return Some(count_passed(&subject));
+    }
+    let parsed = to_scratch(headers)?;
+    let subject = Subject {
+        headers: &parsed.headers,
+        ..subject
+    };
+    Some(to_policy(context, &subject, &parsed.roce))
+}
+
+/// Has policy judge the packet that `scratch` describes.
+#[inline(always)]
+fn to_policy(context: &TcContext, subject: &Subject<'_>, roce: &RocePacket) -> i32 {
+    // SAFETY: the context is the kernel's; what is in the slot ends the
+    // packet's way as this program would.
+    unsafe { PIPELINE.tail_call(context, policy_stage(subject.direction)) };
+    refuse(context, subject, DropReason::PipelineMissing, roce)
 }
 
 /// The slot of `pipeline` that judges a direction by policy.
@@ -76,20 +119,22 @@ const fn policy_stage(direction: Direction) -> u32 {
     }
 }
 
+/// The endpoint id that the entry program has left.
+#[inline(always)]
+fn endpoint(context: &TcContext) -> u32 {
+    // SAFETY: the context is the kernel's.
+    unsafe { (*context.skb.skb).cb[CB_ENDPOINT] }
+}
+
 /// The packet in hand, as counters and events name it.
 #[inline(always)]
-pub fn subject<'a>(context: &TcContext, direction: Direction, parsed: &'a Parsed) -> Subject<'a> {
+pub fn subject<'a>(context: &TcContext, direction: Direction, headers: &'a Headers) -> Subject<'a> {
     // SAFETY: the context is the kernel's.
-    let (endpoint, segments) = unsafe {
-        (
-            (*context.skb.skb).cb[CB_ENDPOINT],
-            (*context.skb.skb).gso_segs,
-        )
-    };
+    let segments = unsafe { (*context.skb.skb).gso_segs };
     Subject {
-        port: endpoint,
+        port: endpoint(context),
         direction,
-        headers: &parsed.headers,
+        headers,
         packets: if segments > 1 { segments.into() } else { 1 },
         bytes: context.len().into(),
     }
@@ -101,18 +146,23 @@ pub fn refuse(
     context: &TcContext,
     subject: &Subject<'_>,
     reason: DropReason,
-    parsed: &Parsed,
+    roce: &RocePacket,
 ) -> i32 {
     count::drop(subject, reason);
-    event::report(subject, EventKind::Drop, reason as u8, &parsed.roce);
+    event::report(subject, EventKind::Drop, reason as u8, roce);
     log::dropped(context, subject, reason as u8);
     TC_ACT_SHOT
 }
 
 /// Lets the packet pass: counts it.
 #[inline(always)]
-pub fn pass(subject: &Subject<'_>, parsed: &Parsed) -> i32 {
-    roce::count(subject, &parsed.roce);
+pub fn pass(subject: &Subject<'_>, roce: &RocePacket) -> i32 {
+    roce::count(subject, roce);
+    count_passed(subject)
+}
+
+#[inline(always)]
+fn count_passed(subject: &Subject<'_>) -> i32 {
     if let Some(counter) = EP_STATS.get_ptr_mut(ep_stats_index(subject.port, subject.direction)) {
         count::add(counter, subject.packets, subject.bytes);
     }

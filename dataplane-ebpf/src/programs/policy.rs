@@ -17,8 +17,9 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::now_ns,
     count,
-    event::{self, Subject, now_ns},
+    event::{self, Subject},
     flow as table,
     maps::{ENDPOINT_CONFIGS, IDENTITY, IDENTITY_CIDR, POLICY, RULE_HITS, SCRATCH, WOULD_DROP},
     packet::{InPlace, Parsed},
@@ -45,9 +46,9 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
     };
     // SAFETY: from a map lookup; nothing writes to it until the program ends.
     let parsed = unsafe { &*parsed };
-    let subject = subject(context, direction, parsed);
+    let subject = subject(context, direction, &parsed.headers);
     let Some(config) = ENDPOINT_CONFIGS.get(subject.port) else {
-        return refuse(context, &subject, DropReason::PolicyMissing, parsed);
+        return refuse(context, &subject, DropReason::PolicyMissing, &parsed.roce);
     };
     // Read once, and before the policy is: what is judged by the old policy must
     // not be remembered as judged by the new one. The agent raises the epoch
@@ -68,9 +69,9 @@ fn run(context: &TcContext, direction: Direction) -> i32 {
         None => case.pass(),
         Some(reason) if case.is_audit() => {
             case.tell_would_drop(reason);
-            pass(&subject, parsed)
+            pass(&subject, &parsed.roce)
         }
-        Some(reason) => refuse(context, &subject, reason, parsed),
+        Some(reason) => refuse(context, &subject, reason, &parsed.roce),
     }
 }
 
@@ -130,7 +131,7 @@ impl Case<'_> {
         if matches!(self.subject.headers.fragment, Fragment::First) && self.is_enforced() {
             table::admit_pieces(&self.pieces(), self.epoch, self.now_ns);
         }
-        pass(self.subject, self.parsed)
+        pass(self.subject, &self.parsed.roce)
     }
 
     #[inline(always)]
@@ -181,26 +182,9 @@ impl Case<'_> {
             pull_and_restart(self.context, direction);
             return false;
         };
-        let found = table::find(&key, true);
-        let (standing, known) = self.standing(&key, &found);
+        let found = table::find(&key, Role::Any);
+        let (standing, known) = found.standing(&key, self.config, self.now_ns);
         known && standing.policy_epoch == self.epoch && !standing.is_refused()
-    }
-
-    /// What is known of a connection, and whether anything is.
-    #[inline(always)]
-    fn standing(&self, key: &FlowKey, found: &table::Found) -> (Standing, bool) {
-        let (standing, last_seen_ns) = found.read();
-        let first = self.config.first_epoch;
-        let known = !found.flow.is_null()
-            && standing.check == key.check()
-            && standing.is_live(
-                standing.state,
-                key.protocol,
-                first,
-                last_seen_ns,
-                self.now_ns,
-            );
-        (standing, known)
     }
 
     #[inline(always)]
@@ -208,9 +192,9 @@ impl Case<'_> {
         let direction = self.subject.direction;
         let key = self.flow_key();
         let opens = matches!(role, Role::Opens);
-        let found = table::find(&key, !opens);
+        let found = table::find(&key, role);
         join();
-        let (mut standing, mut known) = self.standing(&key, &found);
+        let (mut standing, mut known) = found.standing(&key, self.config, self.now_ns);
         // A SYN of the answering side opens another connection.
         known &= !opens || standing.initiator() == direction;
         if known && standing.policy_epoch == self.epoch {
@@ -271,7 +255,7 @@ impl Case<'_> {
         &self,
         key: &FlowKey,
         found: &table::Found,
-        mut standing: Standing,
+        standing: Standing,
     ) -> Option<DropReason> {
         let from_initiator = standing.initiator() == self.subject.direction;
         if standing.is_refused() {
@@ -279,17 +263,9 @@ impl Case<'_> {
             let told = from_initiator || !self.is_audit();
             return told.then_some(DropReason::PolicyDenied);
         }
-        (standing.state, standing.flags) = standing.after(
-            standing.state,
-            key.protocol,
-            self.subject.headers.tcp_flags,
-            from_initiator,
-        );
-        // Packets of the other direction may be handled by another processor at
-        // the same time: what is lost then is a count, or the step of a state
-        // that the next packet takes again.
-        let flow = found.note(self.subject, standing, self.now_ns);
-        if !found.answered && matches!(standing.state, FlowState::Established) {
+        let flow = found.follow(key, self.subject, standing, self.now_ns);
+        let established = matches!(flow.standing.state, FlowState::Established);
+        if !found.answered && established {
             table::promote(key, &flow);
         }
         None

@@ -11,8 +11,9 @@ use dataplane_ebpf::{
 };
 
 use super::{
+    clock::now_ns,
     count,
-    event::{self, Subject, now_ns},
+    event::{self, Subject},
     maps::{ROCE_FLOWS, ROCE_REQUESTS, ROCE_STATS},
 };
 
@@ -90,6 +91,10 @@ fn add_counts(
 /// lock; where they do not, the flow's numbers are approximate, while
 /// `roce_stats` stays exact.
 #[inline(always)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a flow's value would take a fifth of the stack"
+)]
 fn follow(subject: &Subject<'_>, roce: &RocePacket, ce: bool) -> Order {
     let key = RoceFlowKey {
         port: subject.port,

@@ -9,7 +9,7 @@
 //! | `POST /v1/cni/gc` | GC | [`GcRequest`] | [`GcAnswer`] |
 //! | `GET /v1/cni/status` | STATUS | none | [`Readiness`] |
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ use crate::{Mac, PodName};
 pub const TOMBSTONES: &str = "cni/tombstones";
 /// Version of a tombstone's format.
 pub const TOMBSTONE_VERSION: u32 = 1;
+/// The field of a result under which stands what CNI has no place for.
+pub const RESULT_KEY: &str = "sluice";
 /// Longest interface name (`IFNAMSIZ` - 1, uapi `linux/if.h`).
 const NAME_MAX: usize = 15;
 /// Longest container id that still makes a file name (`NAME_MAX`, uapi
@@ -190,6 +192,9 @@ pub enum Kind {
         master: Option<String>,
         /// bridge, private, vepa or passthru.
         submode: String,
+        /// The master's VLAN to hang off, 1 to 4094.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vlan: Option<u16>,
     },
     /// An ipvlan child.
     Ipvlan {
@@ -198,6 +203,9 @@ pub enum Kind {
         master: Option<String>,
         /// l2, l3 or l3s.
         submode: String,
+        /// The master's VLAN to hang off, 1 to 4094.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vlan: Option<u16>,
     },
     /// The SR-IOV virtual function that [`AddRequest::device`] names.
     Sriov(VfSettings),
@@ -244,9 +252,14 @@ pub enum Rdma {
 pub struct AddAnswer {
     /// The container's interfaces, as they are now.
     pub interfaces: Vec<AddedInterface>,
-    /// RDMA device moved into the container.
+    /// RDMA device of the interface, moved into the container where the node
+    /// gives each namespace its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdma_device: Option<String>,
+    /// Device, port and GID of each interface that has RDMA, by its name; as
+    /// the endpoint's field `rdma` says it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rdma: BTreeMap<String, serde_json::Value>,
     /// The attachment was complete already; the result that it was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing: Option<serde_json::Value>,
@@ -349,6 +362,9 @@ impl Default for Settings {
 pub struct ConfigureAnswer {
     /// The routes through the node.
     pub through_node: Vec<Route>,
+    /// As [`AddAnswer::rdma`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rdma: BTreeMap<String, serde_json::Value>,
 }
 
 /// `POST /v1/cni/del`, and what a tombstone holds.

@@ -40,6 +40,7 @@ impl Agent {
             pod: request.pod.clone(),
             pace: Pace::Thorough,
         })?;
+        self.store.settle()?;
         self.endpoint(id)
     }
 
@@ -327,7 +328,7 @@ impl Agent {
             .next()
     }
 
-    fn endpoint(&self, id: u32) -> Result<Endpoint> {
+    pub(super) fn endpoint(&self, id: u32) -> Result<Endpoint> {
         let state = self.state();
         let endpoint = state.endpoints.get(&id).ok_or_else(|| unknown(id))?;
         Ok(endpoint.describe(&state))

@@ -1,4 +1,5 @@
-//! From stand-ins on clsact to entry programs on TCX, while the pod starts.
+//! What a pod's start need not wait for: from stand-ins on clsact to entry
+//! programs on TCX, and syncing records.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,7 +8,7 @@ use std::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::{Agent, Result};
+use super::{Agent, Error, Result};
 use crate::{endpoint::EndpointRecord, link::Netns};
 
 /// A TCX attachment holds the kernel's RTNL lock for tens of milliseconds. So
@@ -64,10 +65,18 @@ impl Agent {
                 for id in ids {
                     agent.replace_stand_in(id);
                 }
+                agent.settle_records();
             });
             replaced.await?;
         }
         Ok(())
+    }
+
+    /// Has on disk what was written since the last time.
+    pub(super) fn settle_records(&self) {
+        if let Err(error) = self.store.settle() {
+            tracing::warn!("{error}");
+        }
     }
 
     fn replace_stand_in(&self, id: u32) {
@@ -92,6 +101,8 @@ impl Agent {
                     endpoint.record = record;
                 }
             }
+            // Its interface has just gone, and the stand-ins with it.
+            Err(Error::NotFound(_)) => {}
             Err(error) => tracing::warn!("endpoint {id}: its stand-ins stay for now: {error}"),
         }
     }

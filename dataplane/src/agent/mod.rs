@@ -106,6 +106,8 @@ pub struct Agent {
     interfaces: Turns<InterfaceKey>,
     /// As `interfaces`, for the attachments that CNI makes.
     attachments: Turns<Attachment>,
+    /// Held while VLAN interfaces that attachments share come or go.
+    vlans: Mutex<()>,
     /// Held through changes to what endpoints share, and never across waiting
     /// for a turn or for the kernel to attach something to an endpoint.
     changes: Mutex<Changes>,
@@ -212,6 +214,7 @@ impl Agent {
             started: Instant::now(),
             interfaces: Turns::default(),
             attachments: Turns::default(),
+            vlans: Mutex::default(),
             changes: Mutex::new(changes),
             state: RwLock::default(),
             policing: Mutex::new(policing),

@@ -137,6 +137,7 @@ impl Agent {
         }
         self.sync_reach(&mut self.changes());
         self.sync_policy();
+        self.settle_records();
         undone
     }
 

@@ -14,6 +14,7 @@ pub(super) enum Block {
     /// Block a source prefix
     Add {
         /// Prefix such as 192.0.2.0/24 or 2001:db8::/32
+        #[arg(value_parser = prefix)]
         cidr: IpNet,
         #[command(flatten)]
         output: Output,
@@ -21,6 +22,7 @@ pub(super) enum Block {
     /// Lift a block
     Del {
         /// The prefix, as listed
+        #[arg(value_parser = prefix)]
         cidr: IpNet,
         #[command(flatten)]
         output: Output,
@@ -30,6 +32,12 @@ pub(super) enum Block {
         #[command(flatten)]
         output: Output,
     },
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    // The parser's own error knows but one reason for all that may be wrong.
+    text.parse()
+        .map_err(|_| "give an address and a length, such as 192.0.2.0/24 or 2001:db8::/32".into())
 }
 
 impl Block {

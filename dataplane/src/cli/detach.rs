@@ -24,6 +24,11 @@ pub(super) struct Detach {
     output: Output,
 }
 
+/// What was given without a namespace is no endpoint id.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no endpoint id; give a number, or --netns and an interface")]
+pub(super) struct NoId(String);
+
 impl Detach {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
         let selector = match self.netns {
@@ -32,12 +37,7 @@ impl Detach {
                 interface: self.target,
             },
             None => EndpointSelector::Id {
-                id: self.target.parse().map_err(|_| {
-                    anyhow::anyhow!(
-                        "{:?} is no endpoint id; give a number, or --netns and an interface",
-                        self.target
-                    )
-                })?,
+                id: self.target.parse().map_err(|_| NoId(self.target))?,
             },
         };
         let endpoint = client.detach(&selector).await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use hyper::StatusCode;
 
+use super::detach::NoId;
 use crate::{
     api::{BindError, client::ClientError},
     config::ConfigError,
@@ -37,7 +38,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             _ => FAILED,
         });
     }
-    if error.is::<ConfigError>() {
+    if error.is::<ConfigError>() || error.is::<NoId>() {
         return Some(USAGE);
     }
     if let Some(error) = error.downcast_ref::<KernelError>() {

@@ -152,6 +152,20 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// The error and the chain of its causes. A cause that the error's own text
+/// holds already is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text.replace('\n', " ")
+}
+
 /// The time of day, UTC; `time` in seconds since 1970.
 fn clock(time: f64) -> String {
     let seconds_of_day = time.rem_euclid(86_400.0);
@@ -169,9 +183,7 @@ pub fn main() -> ExitCode {
     match run(socket, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, whatever the chain of causes.
-            let text = format!("{error:#}").replace('\n', " ");
-            eprintln!("sluice: {text}");
+            eprintln!("sluice: {}", one_line(&error));
             exit::code(&error)
         }
     }

@@ -45,9 +45,13 @@ pub struct AttachmentRecord {
     /// Rules in the container that lead to the interface's own routes.
     #[serde(default)]
     pub rules: Vec<SourceRule>,
+    /// VLAN interface on the node that was made for this and others of its
+    /// VLAN, and goes with the last of them.
+    #[serde(default)]
+    pub vlan: Option<String>,
     /// RDMA device that was moved into the container.
     #[serde(default)]
-    pub rdma: Option<String>,
+    pub rdma: Option<MovedRdma>,
     /// The result of the ADD, for one that is repeated.
     pub result: Option<Value>,
 }
@@ -61,6 +65,15 @@ pub enum Made {
     Child,
     /// A virtual function, lent under that name.
     Vf(Box<LentVf>),
+}
+
+/// An RDMA device that was moved into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovedRdma {
+    /// Its index, which it keeps.
+    pub index: u32,
+    /// Its name on the node.
+    pub name: String,
 }
 
 /// A virtual function, and how it has to be given back.

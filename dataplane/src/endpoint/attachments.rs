@@ -6,55 +6,53 @@ use std::{
 };
 
 use super::{
-    AttachmentRecord, Made, Store, StoreError,
-    store::{Outlives, json_files, remove},
+    AttachmentRecord, Made, Stage, Store, StoreError,
+    store::{Synced, json_files, remove},
 };
 use crate::api::types::cni::{Attachment, DelRequest, TOMBSTONE_VERSION, TOMBSTONES, Tombstone};
 
 /// Folder of the attachments' records; that of tombstones is in it.
 pub(super) const ATTACHMENTS: &str = "cni";
 
+/// The attachments that are on record.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Those of this boot.
+    pub current: Vec<AttachmentRecord>,
+    /// Those of earlier boots: they are gone with their namespaces.
+    pub earlier: Vec<AttachmentRecord>,
+    /// What could not be read.
+    pub errors: Vec<StoreError>,
+}
+
 impl Store {
-    /// Every attachment that CNI made in this boot, and what could not be
-    /// read. Those of earlier boots are gone with their namespaces: their
-    /// files are removed.
-    pub fn attachments(&self) -> (Vec<AttachmentRecord>, Vec<StoreError>) {
+    /// Every attachment that CNI made and that is recorded.
+    pub fn attachments(&self) -> Recorded {
         let (records, errors) = self.read_folder::<AttachmentRecord>(ATTACHMENTS);
-        let (current, void): (Vec<_>, Vec<_>) = records
+        let (current, earlier): (Vec<_>, Vec<_>) = records
             .into_iter()
             .partition(|(boot_id, _)| *boot_id == self.boot_id);
-        for (_, record) in void {
-            let _ = self.remove_attachment(&record.attachment);
-        }
-        (
-            current.into_iter().map(|(_, record)| record).collect(),
+        let strip = |records: Vec<(String, _)>| records.into_iter().map(|(_, it)| it).collect();
+        Recorded {
+            current: strip(current),
+            earlier: strip(earlier),
             errors,
-        )
+        }
     }
 
-    /// Writes the intent to make an attachment. One that changes hardware, a
-    /// VF's settings at its PF, is on disk when this returns; what else an ADD
-    /// makes is gone with a power cut, and its record void, so that pods are
-    /// spared the milliseconds.
-    ///
-    /// # Errors
-    /// As [`Store::put_endpoint`].
-    pub fn intend_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
-        let path = self.attachment_path(&record.attachment);
-        let outlives = match record.made {
-            Some(Made::Vf(_)) => Outlives::Machine,
-            Some(Made::Child) | None => Outlives::Agent,
-        };
-        self.write(&path, record, outlives)
-    }
-
-    /// Writes how far an attachment has come.
+    /// Writes how far an attachment has come. An intent is on disk when this
+    /// returns, and so is everything about a VF, whose settings at its PF may
+    /// outlive a power cut. What else becomes of an ADD does not: it is to be
+    /// settled.
     ///
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
-        let path = self.attachment_path(&record.attachment);
-        self.write(&path, record, Outlives::Agent)
+        let synced = match (record.stage, &record.made) {
+            (Stage::Intent, _) | (_, Some(Made::Vf(_))) => Synced::Now,
+            (Stage::Created | Stage::Done, _) => Synced::Later,
+        };
+        self.write(&self.attachment_path(&record.attachment), record, synced)
     }
 
     /// Forgets an attachment, be its file readable or not.
@@ -118,10 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        endpoint::Stage,
-        link::{NetnsId, NetnsRef},
-    };
+    use crate::link::{NetnsId, NetnsRef};
 
     fn attachment(container: &str) -> Attachment {
         Attachment::new(container, "net1").unwrap()
@@ -140,6 +135,7 @@ mod tests {
             ifindex: None,
             rules: Vec::new(),
             rdma: None,
+            vlan: None,
             result: None,
         }
     }
@@ -152,31 +148,38 @@ mod tests {
     fn what_was_intended_or_done_comes_back() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.intend_attachment(&record("a")).unwrap();
+        store.put_attachment(&record("a")).unwrap();
         let mut done = record("b");
-        store.intend_attachment(&done).unwrap();
+        store.put_attachment(&done).unwrap();
         done.stage = Stage::Done;
         done.result = Some(json!({"ips": []}));
         store.put_attachment(&done).unwrap();
+        store.settle().unwrap();
+        store.put_attachment(&record("gone")).unwrap();
+        done.attachment = attachment("gone");
+        store.put_attachment(&done).unwrap();
+        store.remove_attachment(&done.attachment).unwrap();
+        store.settle().unwrap();
+        done.attachment = attachment("b");
         drop(store);
-        let (records, errors) = open(folder.path()).attachments();
-        assert_eq!(records, [record("a"), done]);
-        assert!(errors.is_empty());
+        let found = open(folder.path()).attachments();
+        assert_eq!(found.current, [record("a"), done]);
+        assert!(found.earlier.is_empty() && found.errors.is_empty());
     }
 
     #[test]
     fn a_crash_within_a_write_leaves_the_old_record() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.intend_attachment(&record("a")).unwrap();
+        store.put_attachment(&record("a")).unwrap();
         // What a write leaves that was cut off before its rename.
         let path = store.attachment_path(&attachment("a"));
         fs::write(path.with_extension("new"), "{\"version\":1,\"boot_id\":").unwrap();
         drop(store);
         let store = open(folder.path());
-        let (records, errors) = store.attachments();
-        assert_eq!(records, [record("a")]);
-        assert!(errors.is_empty());
+        let found = store.attachments();
+        assert_eq!(found.current, [record("a")]);
+        assert!(found.errors.is_empty());
         store.sweep_temporary();
         assert!(!path.with_extension("new").exists());
     }
@@ -185,46 +188,50 @@ mod tests {
     fn a_damaged_record_is_told_of_and_can_be_removed() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.intend_attachment(&record("good")).unwrap();
+        store.put_attachment(&record("good")).unwrap();
         let whole = fs::read(store.attachment_path(&attachment("good"))).unwrap();
         for length in 0..whole.len() {
             let path = store.attachment_path(&attachment("cut"));
             fs::write(&path, whole.get(..length).unwrap()).unwrap();
-            let (records, errors) = store.attachments();
-            assert_eq!(records, [record("good")], "{length} bytes");
-            assert_eq!(errors.len(), 1, "{length} bytes");
+            let found = store.attachments();
+            assert_eq!(found.current, [record("good")], "{length} bytes");
+            assert_eq!(found.errors.len(), 1, "{length} bytes");
         }
         store.remove_attachment(&attachment("cut")).unwrap();
-        assert!(store.attachments().1.is_empty());
+        assert!(store.attachments().errors.is_empty());
     }
 
     #[test]
     fn a_record_of_another_format_is_not_guessed_at() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.intend_attachment(&record("a")).unwrap();
+        store.put_attachment(&record("a")).unwrap();
         let path = store.attachment_path(&attachment("a"));
         let text = fs::read_to_string(&path).unwrap();
         let newer = text.replacen("\"version\": 1", "\"version\": 2", 1);
         assert_ne!(newer, text);
         fs::write(&path, newer).unwrap();
-        let (records, errors) = store.attachments();
-        assert!(records.is_empty());
+        let Recorded {
+            current,
+            earlier,
+            errors,
+        } = store.attachments();
+        assert!(current.is_empty() && earlier.is_empty());
         assert!(errors[0].to_string().contains("format 2"), "{}", errors[0]);
         assert!(path.exists(), "what is not understood is not removed");
     }
 
     #[test]
-    fn attachments_of_an_earlier_boot_are_void_and_go() {
+    fn attachments_of_an_earlier_boot_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.intend_attachment(&record("a")).unwrap();
+        store.put_attachment(&record("a")).unwrap();
         let path = store.attachment_path(&attachment("a"));
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(&store.boot_id, "earlier")).unwrap();
-        let (records, errors) = store.attachments();
-        assert!(records.is_empty() && errors.is_empty());
-        assert!(!path.exists());
+        let found = store.attachments();
+        assert!(found.current.is_empty() && found.errors.is_empty());
+        assert_eq!(found.earlier, [record("a")]);
     }
 
     #[test]

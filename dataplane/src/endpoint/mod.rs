@@ -5,6 +5,7 @@ mod attachments;
 mod record;
 mod store;
 
-pub use attachment::{AttachmentRecord, LentVf, Made, Stage};
+pub use attachment::{AttachmentRecord, LentVf, Made, MovedRdma, Stage};
+pub use attachments::Recorded;
 pub use record::{EndpointRecord, Phase, UplinkRecord};
 pub use store::{Store, StoreError};

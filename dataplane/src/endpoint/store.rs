@@ -2,11 +2,12 @@
 //! file either as it was or as it should be.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use ipnet::IpNet;
@@ -43,13 +44,14 @@ impl StoreError {
     }
 }
 
-/// What a record has to outlive.
-#[derive(Clone, Copy)]
-pub(super) enum Outlives {
-    /// The agent's death at any moment; a reboot voids the record anyway.
-    Agent,
-    /// A power cut as well.
-    Machine,
+/// When a record is safe from a power cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Synced {
+    /// When the write returns.
+    Now,
+    /// After [`Store::settle`]. Until then it is safe from the agent's death
+    /// only, which costs a pod's start no milliseconds.
+    Later,
 }
 
 /// What every file holds.
@@ -67,6 +69,8 @@ struct Envelope<T> {
 pub struct Store {
     pub(super) root: PathBuf,
     pub(super) boot_id: String,
+    /// Written, and not synced yet.
+    unsettled: Mutex<BTreeSet<PathBuf>>,
     // Held for the agent's life.
     _lock: Flock<File>,
 }
@@ -87,6 +91,7 @@ impl Store {
         Ok(Self {
             root: root.to_owned(),
             boot_id: boot_id.trim().to_owned(),
+            unsettled: Mutex::default(),
             _lock: lock,
         })
     }
@@ -105,7 +110,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn probe(&self) -> Result<(), StoreError> {
         let path = self.root.join("probe");
-        self.write(&path, &(), Outlives::Agent)?;
+        self.write(&path, &(), Synced::Now)?;
         remove(&path)
     }
 
@@ -121,12 +126,12 @@ impl Store {
         (records.collect(), errors)
     }
 
-    /// Writes an endpoint's record.
+    /// Writes an endpoint's record, to be settled.
     ///
     /// # Errors
     /// The disk is full or read-only; the record on it is as it was.
     pub fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
-        self.write(&self.endpoint_path(record.id), record, Outlives::Agent)
+        self.write(&self.endpoint_path(record.id), record, Synced::Later)
     }
 
     /// Forgets an endpoint; one that is not there is as good.
@@ -173,7 +178,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_uplink(&self, record: &UplinkRecord) -> Result<(), StoreError> {
-        self.write(&self.uplink_path(record.id), record, Outlives::Machine)
+        self.write(&self.uplink_path(record.id), record, Synced::Now)
     }
 
     /// Forgets an uplink.
@@ -201,7 +206,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_blocks(&self, blocks: &[IpNet]) -> Result<(), StoreError> {
-        self.write(&self.blocks_path(), &blocks, Outlives::Machine)
+        self.write(&self.blocks_path(), &blocks, Synced::Now)
     }
 
     /// The numbers of policies' rules; none where there is no record.
@@ -222,7 +227,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
         let rules: Vec<_> = rules.iter().collect();
-        self.write(&self.rules_path(), &rules, Outlives::Agent)
+        self.write(&self.rules_path(), &rules, Synced::Now)
     }
 
     /// The hardware counters that an earlier agent of this boot saved.
@@ -243,7 +248,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_hw_counters(&self, saved: &Saved) -> Result<(), StoreError> {
-        self.write(&self.hw_counters_path(), saved, Outlives::Agent)
+        self.write(&self.hw_counters_path(), saved, Synced::Later)
     }
 
     fn hw_counters_path(&self) -> PathBuf {
@@ -284,11 +289,42 @@ impl Store {
     /// Temporary file, then rename: the name always leads to a whole record.
     /// What outlives the machine is on disk when this returns, by a sync of
     /// the file and of the folder, each of which takes milliseconds.
+    /// Syncs all records that have been written and are not synced yet.
+    ///
+    /// # Errors
+    /// The disk fails; the next call tries again.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let paths = std::mem::take(&mut *self.unsettled());
+        let folders: BTreeSet<_> = paths.iter().filter_map(|path| path.parent()).collect();
+        let mut synced = Ok(());
+        for path in paths.iter().map(PathBuf::as_path).chain(folders) {
+            match File::open(path).and_then(|file| file.sync_all()) {
+                // Forgotten meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    synced = Err(StoreError::new(path, format!("cannot be synced: {error}")));
+                }
+                Ok(()) => {}
+            }
+        }
+        if synced.is_err() {
+            self.unsettled().extend(paths);
+        }
+        synced
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record. Until this returns the old one is there.
     pub(super) fn write<T: Serialize>(
         &self,
         path: &Path,
         record: &T,
-        outlives: Outlives,
+        synced: Synced,
     ) -> Result<(), StoreError> {
         let envelope = Envelope {
             version: VERSION,
@@ -308,8 +344,10 @@ impl Store {
         let written = (|| {
             let mut file = File::create(&temporary)?;
             file.write_all(&text)?;
-            if let Outlives::Agent = outlives {
-                return fs::rename(&temporary, path);
+            if synced == Synced::Later {
+                fs::rename(&temporary, path)?;
+                self.unsettled().insert(path.to_owned());
+                return Ok(());
             }
             file.sync_all()?;
             fs::rename(&temporary, path)?;

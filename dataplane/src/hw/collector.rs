@@ -215,7 +215,12 @@ impl Collector {
         if !place.make_sets || mode != CounterMode::Off || self.no_sets.contains(&key) {
             return Some(mode);
         }
-        match rdma.set_auto_counters(key.device, key.port, true, true) {
+        let mut set = |optional| rdma.set_auto_counters(key.device, key.port, true, true, optional);
+        let done = set(true).or_else(|error| match error.errno() {
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => set(false),
+            _ => Err(error),
+        });
+        match done {
             Ok(()) => Some(CounterMode::Auto {
                 by_type: true,
                 by_process: true,

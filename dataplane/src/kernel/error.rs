@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use aya::programs::ProgramError;
+use aya::programs::{ProgramError, tc::TcError};
 
 /// A failure of the kernel side. The text is one line: the thing, the cause,
 /// the remedy.
@@ -63,8 +63,10 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         let io = match error.downcast_ref::<ProgramError>() {
-            // Transparent: it names its cause as itself, not as its source.
-            Some(ProgramError::IOError(io)) => Some(io),
+            // Transparent: they name their cause as themselves, not as their source.
+            Some(ProgramError::IOError(io) | ProgramError::TcError(TcError::IoError(io))) => {
+                Some(io)
+            }
             _ => error.downcast_ref::<io::Error>(),
         };
         if let Some(number) = io.and_then(io::Error::raw_os_error) {

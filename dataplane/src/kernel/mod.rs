@@ -32,5 +32,5 @@ pub use maps::{Drops, Maps, Roce};
 pub use object::Kernel;
 pub use pins::Pins;
 pub use policy::{IdentityPrefix, PolicyMap, PolicyMaps};
-pub use probe::{Features, monotonic_ns};
+pub use probe::{Features, TICK_NS, monotonic_ns};
 pub use uplink::{UplinkSettings, XdpPreference};

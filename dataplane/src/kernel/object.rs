@@ -18,6 +18,7 @@ use super::{
     migrate::Migration,
     pins::Pins,
     policy::PolicyMaps,
+    probe::TICK_NS,
 };
 use crate::api::types::MapStatus;
 
@@ -93,6 +94,7 @@ impl Kernel {
         // Nothing here is relocated against the kernel's types; their
         // description would only take tens of megabytes.
         loader.btf(None);
+        loader.override_global("TICK_NS", &*TICK_NS, true);
         for spec in specs {
             loader.map_pin_path(spec.name, pins.map(spec.name));
             loader.map_max_entries(spec.name, spec.max_entries);

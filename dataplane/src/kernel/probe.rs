@@ -1,6 +1,6 @@
 //! What this kernel and this process can do.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::LazyLock};
 
 use aya::{
     programs::{SchedClassifier, tc::TcAttachType},
@@ -8,7 +8,7 @@ use aya::{
 };
 use nix::{
     sys::resource::{Resource, setrlimit},
-    time::{ClockId, clock_gettime},
+    time::{ClockId, clock_getres, clock_gettime},
     unistd::Uid,
 };
 
@@ -62,6 +62,14 @@ impl Features {
         })
     }
 }
+
+/// Length of the kernel's timer tick, ns: what the resolution of its coarse
+/// clocks is (clock_getres(2)), and what the programs tell time by.
+pub static TICK_NS: LazyLock<u64> = LazyLock::new(|| {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE);
+    // That clock exists on every Linux; 250 ticks a second is the default.
+    tick.map_or(4_000_000, |tick| tick.tv_nsec() as u64)
+});
 
 /// Now, ns of the clock that the programs stamp events with.
 pub fn monotonic_ns() -> u64 {

@@ -283,6 +283,11 @@ impl Sysfs {
         }
     }
 
+    /// Whether the kernel's RDMA core is there. It may have no device that this sysfs shows.
+    pub fn has_rdma(&self) -> bool {
+        self.path("class/infiniband").is_dir()
+    }
+
     /// What is of a class in an auxiliary device or in those inside of it.
     fn auxiliary_children(&self, device: &str, class: &str) -> Vec<String> {
         let folder = self.path("bus/auxiliary/devices").join(device);

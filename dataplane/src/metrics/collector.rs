@@ -7,8 +7,8 @@ use prometheus_client::{
 };
 
 use super::{
-    endpoints::EndpointRows, family::Families, hw::encode_hw, policy::encode_policy,
-    rdma::encode_rdma, uplinks::encode_uplinks,
+    Compat, endpoints::EndpointRows, family::Families, hw::encode_hw, policy::encode_policy,
+    rdma::encode_rdma, spiderpool, uplinks::encode_uplinks,
 };
 use crate::{
     agent::Result,
@@ -18,6 +18,7 @@ use crate::{
         types::{Endpoint, FlowStats, Health, Stats, Status, TcMechanism, policy::PolicyStatus},
     },
     hw::HwStats,
+    link::Sysfs,
 };
 
 /// What one scrape tells, read at one moment.
@@ -70,6 +71,30 @@ pub fn encode(snapshot: Snapshot) -> std::result::Result<String, fmt::Error> {
     registry.register_collector(Box::new(snapshot));
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
+}
+
+/// The same with, before it, what other exporters would say.
+pub(super) fn encode_with(
+    compat: &[Compat],
+    snapshot: Snapshot,
+) -> std::result::Result<String, fmt::Error> {
+    let mut text = String::new();
+    for compat in compat {
+        match compat {
+            Compat::Spiderpool => text.push_str(&as_spiderpool(&snapshot)?),
+        }
+    }
+    text.push_str(&encode(snapshot)?);
+    Ok(text)
+}
+
+/// Without the end mark, since more follows.
+fn as_spiderpool(snapshot: &Snapshot) -> std::result::Result<String, fmt::Error> {
+    let (Some(hw), Some(rdma)) = (&snapshot.hw, &snapshot.rdma) else {
+        return Ok(String::new());
+    };
+    let text = spiderpool::encode(spiderpool::Ports::read(hw, rdma, &Sysfs::default()))?;
+    Ok(text.trim_end_matches("# EOF\n").to_owned())
 }
 
 impl Collector for Snapshot {

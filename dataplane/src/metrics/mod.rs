@@ -11,6 +11,7 @@ mod hw;
 mod policy;
 mod rdma;
 mod roce;
+pub mod spiderpool;
 mod uplinks;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -25,7 +26,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use clap::ValueEnum;
+use collector::encode_with;
 pub use collector::{Snapshot, encode};
+use serde::Deserialize;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -35,6 +39,14 @@ use crate::{
     api::Dataplane,
     http::{self, Limits},
 };
+
+/// Another exporter, under whose names RDMA counters are served too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// Spiderpool's `rdma_..._total`.
+    Spiderpool,
+}
 
 /// Anyone who reaches the address may connect, so each connection is brief.
 const LIMITS: Limits = Limits {
@@ -71,10 +83,12 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 pub async fn serve(
     listener: TcpListener,
     dataplane: Arc<dyn Dataplane>,
+    compat: Vec<Compat>,
     stop: watch::Receiver<bool>,
 ) {
     let server = Server {
         dataplane,
+        compat: compat.into(),
         scrapes: Arc::new(Semaphore::new(1)),
     };
     let app = Router::new()
@@ -87,6 +101,7 @@ pub async fn serve(
 #[derive(Clone)]
 struct Server {
     dataplane: Arc<dyn Dataplane>,
+    compat: Arc<[Compat]>,
     /// One scrape after another, so that many scrapers at a time cost no more
     /// than a processor.
     scrapes: Arc<Semaphore>,
@@ -115,10 +130,11 @@ async fn metrics(State(server): State<Server>, headers: HeaderMap) -> Response {
             .to_str()
             .is_ok_and(|accept| accept.contains("openmetrics-text"))
     });
+    let compat = Arc::clone(&server.compat);
     let encoded = server
         .run(move |dataplane| {
             let snapshot = Snapshot::read(dataplane).map_err(|error| error.to_string())?;
-            let text = encode(snapshot).map_err(|error| error.to_string())?;
+            let text = encode_with(&compat, snapshot).map_err(|error| error.to_string())?;
             Ok(if openmetrics {
                 (OPENMETRICS, text)
             } else {

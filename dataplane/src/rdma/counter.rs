@@ -215,7 +215,8 @@ impl Rdma {
     }
 
     /// Makes counter sets for the queue pairs that programs make from now on; with neither
-    /// criterion, no more. Only a few drivers can (mlx5, ionic).
+    /// criterion, no more. Only a few drivers can (mlx5, ionic). With `optional`, sets have optional
+    /// counters too (mlx5's packets and bytes), which needs Linux 6.15: older ones refuse (EINVAL).
     ///
     /// # Errors
     /// [`RdmaError::Request`]: EBUSY while sets made otherwise exist, EOPNOTSUPP.
@@ -225,11 +226,17 @@ impl Rdma {
         port: u32,
         by_type: bool,
         by_process: bool,
+        optional: bool,
     ) -> Result<(), RdmaError> {
         let mask = (u32::from(by_type) * MASK_QP_TYPE) | (u32::from(by_process) * MASK_PID);
         let request = of_queue_pairs(at_port(wire::CMD_STAT_SET, device, port))
             .u32(wire::STAT_MODE, MODE_AUTO)
             .u32(wire::STAT_AUTO_MODE_MASK, mask);
+        let request = if optional {
+            request.attribute(wire::STAT_OPCOUNTER_ENABLED, &[1])
+        } else {
+            request
+        };
         self.change(
             || format!("set the counter mode of port {port} of RDMA device {device}"),
             request,

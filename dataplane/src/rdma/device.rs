@@ -11,7 +11,10 @@ use super::{
     Rdma, RdmaError,
     wire::{self, optional, required},
 };
-use crate::{link::Netns, netlink::decode::Malformed};
+use crate::{
+    link::{Mac, Netns},
+    netlink::decode::Malformed,
+};
 
 /// An RDMA device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,14 @@ pub struct RdmaDevice {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Guid(pub u64);
+
+impl Guid {
+    /// The id that is made of an Ethernet address (modified EUI-64: RFC 4291, appendix A).
+    pub fn of(mac: Mac) -> Self {
+        let [a, b, c, d, e, f] = mac.0;
+        Self(u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]))
+    }
+}
 
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,8 @@
 //! Which RDMA device goes with which PCI function, subfunction or network interface, and the way of
 //! a device to a pod and back.
 
-use super::{Rdma, RdmaDevice, RdmaError, RdmaPort};
-use crate::link::{DeviceId, Netns, Sysfs};
+use super::{Guid, Rdma, RdmaDevice, RdmaError, RdmaPort};
+use crate::link::{DeviceId, Mac, Netns, Sysfs};
 
 impl Rdma {
     /// The devices of a PCI function or auxiliary device, as far as they are in this socket's
@@ -39,6 +39,25 @@ impl Rdma {
         Ok(None)
     }
 
+    /// The soft-RoCE device of this socket's namespace, which must be the node's, on an interface of
+    /// another: in exclusive mode it is made on the node, wherever its interface is, and no answer
+    /// tells of that interface then. Its `parent` in sysfs does, by name, and the device's GUID is
+    /// made of the interface's address.
+    ///
+    /// # Errors
+    /// [`RdmaError::Request`].
+    pub fn soft_device_of(
+        &mut self,
+        sysfs: &Sysfs,
+        interface: &str,
+        mac: Mac,
+    ) -> Result<Option<RdmaDevice>, RdmaError> {
+        let devices = self.devices()?;
+        Ok(devices
+            .into_iter()
+            .find(|device| is_soft_device_of(sysfs, device, interface, mac)))
+    }
+
     /// Takes a device back from this socket's namespace, a pod's, to the node's, under the name it
     /// had there; `false` when it is not here: it may have come back by itself, as it does when a
     /// namespace ends.
@@ -58,5 +77,45 @@ impl Rdma {
             Self::open(node)?.rename(device, name)?;
         }
         Ok(true)
+    }
+}
+
+fn is_soft_device_of(sysfs: &Sysfs, device: &RdmaDevice, interface: &str, mac: Mac) -> bool {
+    let parent = sysfs.path(&format!("class/infiniband/{}/parent", device.name));
+    device.node_guid == Guid::of(mac)
+        && std::fs::read_to_string(parent).is_ok_and(|parent| parent.trim_end() == interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_soft_device_is_known_in_a_handmade_sysfs() {
+        let folder = tempfile::tempdir().unwrap();
+        let sysfs = Sysfs::new(folder.path());
+        let rxe0 = sysfs.path("class/infiniband/rxe0");
+        std::fs::create_dir_all(&rxe0).unwrap();
+        std::fs::write(rxe0.join("parent"), "net1\n").unwrap();
+        let mac = Mac([2, 0x42, 0xac, 0, 0, 7]);
+        let device = |name: &str, guid: &str| RdmaDevice {
+            index: 0,
+            name: name.into(),
+            protocol: Some("roce".into()),
+            firmware: None,
+            node_guid: guid.to_owned().try_into().unwrap(),
+            system_guid: Guid(0),
+            ports: 1,
+        };
+        let is = |device: &RdmaDevice, interface: &str| {
+            is_soft_device_of(&sysfs, device, interface, mac)
+        };
+        let own = device("rxe0", "0042:acff:fe00:0007");
+        assert!(is(&own, "net1"));
+        // The interface of another pod that has the name, or one more of the same master.
+        assert!(!is(&device("rxe0", "0042:acff:fe00:0008"), "net1"));
+        assert!(!is(&own, "net2"));
+        // Hardware has no such file.
+        assert!(!is(&device("mlx5_0", "0042:acff:fe00:0007"), "net1"));
     }
 }

@@ -314,3 +314,19 @@ proptest! {
         }
     }
 }
+
+/// What the fuzzer found worth keeping.
+#[test]
+fn no_file_of_the_corpus_makes_them_panic() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/rdma");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        if std::panic::catch_unwind(|| exercise_decoders(&bytes)).is_err() {
+            panic!("{} makes a decoder panic", path.display());
+        }
+        count += 1;
+    }
+    assert!(count > 0, "no corpus in {folder}");
+}

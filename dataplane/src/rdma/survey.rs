@@ -61,29 +61,42 @@ pub struct PlacedPort {
     pub gids: GidTable,
 }
 
-/// Looks at the node and at these pods. A pod that has gone meanwhile is passed over.
+/// Looks at the node and at these pods. A pod that has gone meanwhile is passed over. The second
+/// part of the answer names the pods that have nothing of RDMA.
 ///
 /// # Errors
 /// [`RdmaError::Unsupported`], or that the node itself could not be read.
-pub fn survey(node: &Netns, sysfs: &Sysfs, pods: &[NetnsRef]) -> Result<NodeRdma, RdmaError> {
+pub fn survey(
+    node: &Netns,
+    sysfs: &Sysfs,
+    pods: &[NetnsRef],
+) -> Result<(NodeRdma, Vec<NetnsRef>), RdmaError> {
     let mut rdma = Rdma::open(node)?;
     let mode = rdma.mode()?;
     let mut devices = place(&mut rdma, &NetnsRef::Host, sysfs)?;
+    let mut bare = Vec::new();
     for pod in pods {
         let looked = match mode {
-            NetnsMode::Exclusive => devices_of(pod).map(|found| devices.extend(found)),
+            NetnsMode::Exclusive => devices_of(pod).map(|found| {
+                let any = !found.is_empty();
+                devices.extend(found);
+                any
+            }),
             NetnsMode::Shared => find_netdevs(pod, &mut devices),
         };
-        if let Err(error) = looked {
-            tracing::debug!("RDMA devices of {pod}: {error}");
+        match looked {
+            Ok(true) => {}
+            Ok(false) => bare.push(pod.clone()),
+            Err(error) => tracing::debug!("RDMA devices of {pod}: {error}"),
         }
     }
     devices.sort_by_key(|placed| placed.device.index);
-    Ok(NodeRdma {
+    let node = NodeRdma {
         mode,
         cm_device: rdma.cm_char_device()?,
         devices,
-    })
+    };
+    Ok((node, bare))
 }
 
 /// The devices that a pod has for itself.
@@ -97,8 +110,9 @@ fn devices_of(pod: &NetnsRef) -> Result<Vec<PlacedDevice>, RdmaError> {
 }
 
 /// In shared mode every namespace sees the devices, but each only its own network interfaces.
-fn find_netdevs(pod: &NetnsRef, devices: &mut [PlacedDevice]) -> Result<(), RdmaError> {
-    let mut rdma = None;
+/// Whether the pod has one of them.
+fn find_netdevs(pod: &NetnsRef, devices: &mut [PlacedDevice]) -> Result<bool, RdmaError> {
+    let (mut rdma, mut found) = (None, false);
     for placed in devices {
         for port in &mut placed.ports {
             if port.port.netdev.is_some() {
@@ -113,12 +127,13 @@ fn find_netdevs(pod: &NetnsRef, devices: &mut [PlacedDevice]) -> Result<(), Rdma
                 .into_iter()
                 .find(|other| other.port == port.port.port && other.netdev.is_some());
             if let Some(same) = same {
+                found = true;
                 port.port = same;
                 port.netdev_netns = Some(pod.clone());
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn place(rdma: &mut Rdma, netns: &NetnsRef, sysfs: &Sysfs) -> Result<Vec<PlacedDevice>, RdmaError> {

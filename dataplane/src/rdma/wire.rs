@@ -91,6 +91,7 @@ pub(super) const STAT_HWCOUNTER_ENTRY_NAME: u16 = 82;
 pub(super) const STAT_HWCOUNTER_ENTRY_VALUE: u16 = 83;
 pub(super) const STAT_HWCOUNTER_INDEX: u16 = 94;
 pub(super) const STAT_HWCOUNTER_DYNAMIC: u16 = 95;
+pub(super) const STAT_OPCOUNTER_ENABLED: u16 = 104;
 pub(super) const RES_SUMMARY_ENTRY_MAX: u16 = 118;
 
 /// A request with this command (`RDMA_NL_GET_TYPE`).

@@ -21,7 +21,7 @@ use dataplane::{
         nic_samples,
     },
     link::{NetnsRef, NicStatistics},
-    metrics::{self, Snapshot},
+    metrics::{self, Compat, Snapshot},
     rdma::{Driver, PortState, ResourceKind},
 };
 use tokio::sync::watch;
@@ -69,7 +69,12 @@ async fn each_reader_gets_the_format_that_it_asks_for() {
         .unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(metrics::serve(listener, Arc::new(dataplane(2)), stopped));
+    let server = tokio::spawn(metrics::serve(
+        listener,
+        Arc::new(dataplane(2)),
+        Vec::new(),
+        stopped,
+    ));
 
     let (head, body) = get(address, "/metrics", "").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -109,6 +114,32 @@ async fn each_reader_gets_the_format_that_it_asks_for() {
 }
 
 #[tokio::test]
+async fn another_exporters_names_come_on_request_and_with_ours() {
+    let listener = metrics::bind((Ipv4Addr::LOCALHOST, 0).into())
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let mut dataplane = dataplane(1);
+    dataplane.hw = hardware();
+    let compat = vec![Compat::Spiderpool];
+    tokio::spawn(metrics::serve(
+        listener,
+        Arc::new(dataplane),
+        compat,
+        stopped,
+    ));
+    let accept = "accept: application/openmetrics-text;version=1.0.0\r\n";
+    let (_, body) = get(address, "/metrics", accept).await;
+    let theirs = body.lines().filter(|line| line.starts_with("rdma_"));
+    let mut theirs = theirs.filter(|line| line.contains("ifname=\"mlx5_0\",port=\"1\""));
+    assert!(theirs.next().is_some(), "{body}");
+    assert!(body.contains("\nsluice_rdma_port_active{"), "{body}");
+    assert_eq!(body.matches("# EOF").count(), 1);
+    assert!(body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
 async fn promtool_finds_nothing_to_say() {
     let listener = metrics::bind((Ipv4Addr::LOCALHOST, 0).into())
         .await
@@ -117,7 +148,12 @@ async fn promtool_finds_nothing_to_say() {
     let (_stop, stopped) = watch::channel(false);
     let mut dataplane = dataplane(3);
     dataplane.hw = hardware();
-    tokio::spawn(metrics::serve(listener, Arc::new(dataplane), stopped));
+    tokio::spawn(metrics::serve(
+        listener,
+        Arc::new(dataplane),
+        Vec::new(),
+        stopped,
+    ));
     let (_, body) = get(address, "/metrics", "").await;
     assert!(body.contains("sluice_rdma_pod_bytes_total{"), "{body}");
 

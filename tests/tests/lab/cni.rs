@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{
     agent::TestAgent,
-    cni::{call::Call, chain::Chain, sandbox::Sandbox},
+    cni::{call::Call, chain::Chain, sandbox::Sandbox, with_failpoints},
     netns::TestNetns,
     node::pings,
     poll::wait_until,
@@ -16,15 +16,15 @@ use sluice_tests::{
 use crate::card::{Card, PF};
 
 /// A node that lends functions by CNI.
-struct Node {
-    card: Card,
-    agent: TestAgent,
-    sandbox: Sandbox,
+pub(crate) struct Node {
+    pub(crate) card: Card,
+    pub(crate) agent: TestAgent,
+    pub(crate) sandbox: Sandbox,
     functions: Vec<String>,
 }
 
 impl Node {
-    fn new(functions: u32) -> Result<Self> {
+    pub(crate) fn new(functions: u32) -> Result<Self> {
         let card = Card::up()?;
         let functions = card.functions(functions)?;
         let agent = TestAgent::start(&card.node, &["--metrics-address", "off"])?;
@@ -36,9 +36,25 @@ impl Node {
         })
     }
 
+    /// With binaries that have failpoints.
+    pub(crate) fn with_failpoints(functions: u32) -> Result<Self> {
+        let card = Card::up()?;
+        let functions = card.functions(functions)?;
+        let mut agent = TestAgent::prepare(&card.node, &["--metrics-address", "off"])?;
+        let folder = with_failpoints()?;
+        agent.set_binary(folder.join("sluice"));
+        agent.restart()?;
+        Ok(Self {
+            sandbox: Sandbox::with_plugin(&card.node, &agent, &folder.join("sluice-cni"))?,
+            functions,
+            agent,
+            card,
+        })
+    }
+
     /// The chain that lends a function with every setting that the card knows. One that is not
     /// trusted cannot have its MAC address set from its own side.
-    fn chain(&self, function: u32, address: &str, trust: &str) -> Result<Chain> {
+    pub(crate) fn chain(&self, function: u32, address: &str, trust: &str) -> Result<Chain> {
         let plugin = json!({
             "type": "sluice",
             "mode": "sriov",
@@ -47,13 +63,14 @@ impl Node {
             "vlan": 100,
             "spoofchk": "off",
             "trust": trust,
+            "max_tx_rate": 100,
             "ipam": {"type": "static", "addresses": [{"address": format!("{address}/24")}]},
         });
         Ok(Chain::of("1.0.0", "fast", &[plugin]))
     }
 
     /// What the card and the node say of a function that is on the node.
-    fn state(&self, function: u32) -> Result<[Value; 4]> {
+    pub(crate) fn state(&self, function: u32) -> Result<[Value; 4]> {
         let at_pf = self.at_pf(function)?;
         let name = &self.functions[usize::try_from(function)?];
         let netdev = self.card.node.describe(name)?;
@@ -74,7 +91,7 @@ impl Node {
     }
 }
 
-fn call(verb: &str, container: &str, pod: &TestNetns) -> Call {
+pub(crate) fn call(verb: &str, container: &str, pod: &TestNetns) -> Call {
     Call::new(verb, container, &pod.path().display().to_string(), "net1")
 }
 
@@ -95,7 +112,9 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
         let at_pf = node.at_pf(u32::try_from(number)?)?;
         ensure!(at_pf["vlan_list"][0]["vlan"] == 100, "{at_pf}");
         ensure!(
-            at_pf["spoofchk"] == false && at_pf["trust"] == (number == 0),
+            at_pf["spoofchk"] == false
+                && at_pf["trust"] == (number == 0)
+                && at_pf["rate"]["max_tx"] == 100,
             "{at_pf}"
         );
         ensure!(
@@ -154,5 +173,36 @@ fn a_function_whose_pod_dies_comes_back_as_it_was() -> Result<()> {
         let links = fs::read_dir(node.agent.pins().join("links"))?.count();
         ensure!(links == 0, "{links} links left");
     }
+    Ok(())
+}
+
+/// What a reboot leaves of the agent is its files. The card keeps the pod's settings here, as one
+/// with settings in its firmware may.
+#[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
+fn after_a_reboot_with_a_boot_id_file_of_the_tests_own_functions_are_as_they_were() -> Result<()> {
+    let mut node = Node::new(1)?;
+    let before = node.state(0)?;
+    let chain = node.chain(0, "10.96.0.10", "on")?;
+    let pod = TestNetns::new()?;
+    chain.add(&node.sandbox, &call("ADD", "pod", &pod))?;
+    node.agent.kill()?;
+    pod.remove()?;
+    node.card.function(0)?;
+    fs::remove_dir_all(node.agent.pins().parent().context("no folder")?)?;
+    let boot_id = node.sandbox.folder().join("boot_id");
+    fs::write(&boot_id, "00000000-0000-4000-8000-000000000000\n")?;
+    node.agent.set_mounts(&format!(
+        "mount --bind {} /proc/sys/kernel/random/boot_id",
+        boot_id.display()
+    ));
+    node.agent.restart()?;
+    let after = node.state(0)?;
+    ensure!(after == before, "{after:?} was {before:?}");
+    let pod = TestNetns::new()?;
+    let added = chain.add(&node.sandbox, &call("ADD", "pod", &pod))?;
+    chain.del(&node.sandbox, &call("DEL", "pod", &pod), Some(&added))?;
+    let after = node.state(0)?;
+    ensure!(after == before, "{after:?} was {before:?}");
     Ok(())
 }

@@ -117,10 +117,12 @@ fn settings_of_a_function_are_applied_and_restored() -> Result<()> {
         }),
         spoofchk: Some(before.spoofchk == Some(false)),
         trust: Some(true),
+        max_tx_rate: Some(100),
         ..VfConfig::default()
     };
     netlink.configure_vf(pf, 1, &wanted)?;
     let seen = witness(&card, 1)?;
+    ensure!(seen["rate"]["max_tx"] == 100, "{seen}");
     ensure!(seen["address"] == "02:00:00:00:91:01", "{seen}");
     ensure!(seen["vlan_list"][0]["vlan"] == 100, "{seen}");
     ensure!(seen["vlan_list"][0]["qos"] == 3, "{seen}");
@@ -141,7 +143,13 @@ fn settings_of_a_function_are_applied_and_restored() -> Result<()> {
     ensure!(netlink.vf_state(pf, 1)? == before);
     ensure!(witness(&card, 1)? == at_first, "{}", witness(&card, 1)?);
 
-    // igb cannot set a function's link state: what came before it is set back.
+    // igb knows no least rate, nor a function's link state: what came before it is set back.
+    let impossible = VfConfig {
+        min_tx_rate: Some(10),
+        ..wanted
+    };
+    ensure!(netlink.configure_vf(pf, 1, &impossible).is_err());
+    ensure!(witness(&card, 1)? == at_first, "{}", witness(&card, 1)?);
     let impossible = VfConfig {
         link: Some(VfLink::Disable),
         ..wanted

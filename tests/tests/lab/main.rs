@@ -4,15 +4,22 @@
 
 mod card;
 mod cni;
+mod cni_children;
+mod cni_faults;
+mod cni_rdma;
+mod cni_sriov;
+mod cni_vlan;
 mod effort;
 mod guides;
 mod hardware;
 mod mode;
 mod modes;
+mod policy_rdma;
 mod rdma;
 mod readers;
 mod reboot;
 mod roce_faults;
+mod roce_owner;
 mod rxe;
 mod sriov;
 mod two_nodes;

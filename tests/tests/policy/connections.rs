@@ -1,5 +1,6 @@
 //! Connections: who may open one, what belongs to it, how it ends.
 
+use dataplane::kernel::monotonic_ns;
 use dataplane_ebpf::abi::{
     Direction::{self, Egress, Ingress},
     DropReason::PolicyDenied,
@@ -307,4 +308,27 @@ fn roce_of_version_1_is_judged_by_its_addresses() {
         .unwrap();
     let leaving = [("from the pod", Egress, other_way, Pass)];
     expect(&judge, &leaving).unwrap();
+}
+
+#[test]
+fn a_connection_is_dated_by_the_time_since_boot() {
+    let judge = Judge::new(1).unwrap();
+    judge.isolate(1, Ingress, &[]).unwrap();
+    let pair = Pair::v4();
+    let before = monotonic_ns();
+    expect(
+        &judge,
+        &[
+            ("the call", Egress, pair.called(Egress, SYN), Pass),
+            ("the answer", Ingress, pair.called(Ingress, SYN_ACK), Pass),
+            ("what follows", Egress, pair.called(Egress, ACK), Pass),
+        ],
+    )
+    .unwrap();
+    let (_, flow) = judge.kernel().maps().flows().list().unwrap()[0];
+    // The kernel counts its ticks from a moment that is not quite the clock's.
+    let second = 1_000_000_000;
+    let around = before - second..monotonic_ns() + second;
+    assert!(around.contains(&flow.last_seen_ns), "{flow:?}, {around:?}");
+    assert_eq!(flow.packets, 3);
 }

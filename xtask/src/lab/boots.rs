@@ -23,8 +23,8 @@ pub(super) struct Boot {
 
 /// Tests of one binary, which run in one process.
 pub(super) enum Tests {
-    /// Those that run on every machine too, but for some.
-    Ordinary(&'static str, &'static [&'static str]),
+    /// Those that run on every machine too.
+    Ordinary(&'static str),
     /// Those of some modules of `lab`.
     Lab(&'static [&'static str]),
     /// Single ones of a binary.
@@ -35,19 +35,18 @@ use Tests::{Lab, Ordinary, Single};
 
 /// The ordinary tests of the dataplane as a whole.
 const WHOLE: &[Tests] = &[
-    Ordinary("agent", &[]),
-    Ordinary("host_reach", &[]),
-    Ordinary("generic_xdp", &[]),
+    Ordinary("agent"),
+    Ordinary("host_reach"),
+    Ordinary("generic_xdp"),
 ];
 
 /// The ordinary tests of single parts that lean on the kernel.
 const PARTS: &[Tests] = &[
-    Ordinary("programs", &[]),
-    // A guest is too slow to take an interface away before it is attached.
-    Ordinary("bad_input", &["what_goes_while_it_is_being_attached"]),
-    Ordinary("link", &[]),
-    Ordinary("link_change", &[]),
-    Ordinary("link_events", &[]),
+    Ordinary("programs"),
+    Ordinary("bad_input"),
+    Ordinary("link"),
+    Ordinary("link_change"),
+    Ordinary("link_events"),
 ];
 
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
@@ -76,6 +75,16 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot("7 parts", Series::Newest, PARTS),
     boot("6.1 parts", Series::Linux6_1, PARTS),
     boot("7 lab", Series::Newest, &[Lab(EVERYWHERE)]),
+    boot(
+        "7 cni",
+        Series::Newest,
+        &[Lab(&[
+            "cni_children",
+            "cni_faults",
+            "cni_sriov",
+            "cni_vlan",
+        ])],
+    ),
     boot("6.12 lab", Series::Linux6_12, &[Lab(EVERYWHERE)]),
     boot("6.1 lab", Series::Linux6_1, &[Lab(EVERYWHERE)]),
     Boot {
@@ -103,12 +112,23 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
         ..boot(
             "7 exclusive",
             Series::Newest,
-            &[Lab(&["mode", "rdma", "roce_faults"])],
+            &[Lab(&[
+                "cni_rdma",
+                "mode",
+                "policy_rdma",
+                "rdma",
+                "roce_faults",
+                "roce_owner",
+            ])],
         )
     },
     Boot {
         prepare: SHARED,
-        ..boot("7 shared", Series::Newest, &[Lab(&["rdma"])])
+        ..boot(
+            "7 shared",
+            Series::Newest,
+            &[Lab(&["cni_rdma", "policy_rdma", "rdma", "roce_owner"])],
+        )
     },
 ];
 
@@ -184,7 +204,7 @@ impl Tests {
     /// The binary that they are in.
     pub(super) fn binary(&self) -> &'static str {
         match self {
-            Ordinary(binary, _) | Single(binary, _) => binary,
+            Ordinary(binary) | Single(binary, _) => binary,
             Lab(_) => "lab",
         }
     }
@@ -199,10 +219,7 @@ impl Tests {
             all.map(String::as_str)
         };
         let wanted: Vec<&str> = match self {
-            Ordinary(_, but) => {
-                let ordinary = binary.ordinary.iter().map(String::as_str);
-                ordinary.filter(|test| !but.contains(test)).collect()
-            }
+            Ordinary(_) => binary.ordinary.iter().map(String::as_str).collect(),
             Lab(modules) => all()
                 .filter(|test| modules.iter().any(|module| is_in(test, module)))
                 .collect(),

@@ -1,4 +1,4 @@
-//! CNI clients that only exist as Go modules: the reference `cnitool`, and Multus.
+//! CNI clients and plugins that only exist as Go modules: the reference `cnitool`, Multus, sriov-cni.
 
 use std::{
     fs,
@@ -35,6 +35,15 @@ const TOOLS: [GoTool; 2] = [
     },
 ];
 
+/// v2.10.0. Its module's path lacks the `/v2` that Go wants of such a release, so the release is named
+/// by its commit.
+const SRIOV: GoTool = GoTool {
+    program: "sriov",
+    module: "github.com/k8snetworkplumbingwg/sriov-cni",
+    package: "github.com/k8snetworkplumbingwg/sriov-cni/cmd/sriov",
+    version: "v1.1.1-0.20250716060549-6e57b33abf15",
+};
+
 /// What the newest of the modules asks for in its `go.mod`.
 const GO: [u32; 2] = [1, 25];
 
@@ -50,29 +59,38 @@ const FETCHED: &str = "1.26";
 /// # Errors
 /// Go is absent or too old, or a module cannot be had.
 pub(crate) fn ensure() -> Result<PathBuf> {
+    build(&TOOLS)
+}
+
+/// The folder with `sriov`, which only the lab has a use for, built on first use.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn sriov() -> Result<PathBuf> {
+    build(&[SRIOV])
+}
+
+fn build(tools: &[GoTool]) -> Result<PathBuf> {
     let cache = toolchain::cache()?;
     let home = cache.join("cni");
-    if is_ready(&home) {
+    let is_ready = || tools.iter().all(|tool| tool.is_ready(&home));
+    if is_ready() {
         return Ok(home);
     }
     let _lock = toolchain::lock(&cache)?;
-    if !is_ready(&home) {
+    if !is_ready() {
         let scratch = cache.join("go.partial");
         let go = match own_go() {
             Some(go) => go,
             None => fetch_go(&scratch)?,
         };
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-        for tool in TOOLS.iter().filter(|tool| !tool.is_ready(&home)) {
+        for tool in tools.iter().filter(|tool| !tool.is_ready(&home)) {
             tool.build(&go, &home)?;
         }
         clear(&scratch)?;
     }
     Ok(home)
-}
-
-fn is_ready(home: &Path) -> bool {
-    TOOLS.iter().all(|tool| tool.is_ready(home))
 }
 
 impl GoTool {

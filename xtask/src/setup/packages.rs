@@ -67,7 +67,7 @@ const CNI_PLUGINS: &str = "the CNI plugins macvlan, host-local and static";
 const BUSYBOX: &str = "busybox, statically linked";
 
 /// All that tests, demo and benchmarks run besides Sluice.
-const TOOLS: [Tool; 26] = {
+const TOOLS: [Tool; 27] = {
     use Group::{Bench, Demo, Fuzz, Lab, Test};
     const fn tool(
         name: &'static str,
@@ -141,6 +141,11 @@ const TOOLS: [Tool; 26] = {
         ),
         tool("rdma", &[Lab], ["iproute2", "iproute", "iproute2"]),
         tool("ib_send_bw", &[Lab], ["perftest"; 3]),
+        tool(
+            "ibv_rc_pingpong",
+            &[Lab],
+            ["ibverbs-utils", "libibverbs-utils", "rdma-core"],
+        ),
         // libFuzzer is C++.
         tool("c++", &[Fuzz], ["g++", "gcc-c++", "gcc"]),
     ]

@@ -21,6 +21,7 @@ fn each_is_refused_for_its_reason() {
         DropReason::PolicyMissing,
         DropReason::NonIp,
         DropReason::FragmentUntracked,
+        DropReason::LinkHeaderLost,
     ]);
     let missing: Vec<_> = DropReason::ALL
         .iter()

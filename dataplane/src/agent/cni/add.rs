@@ -52,6 +52,7 @@ impl Agent {
             made: None,
             ifindex: None,
             rules: Vec::new(),
+            vlan: None,
             rdma: None,
             result: None,
         };
@@ -77,9 +78,11 @@ impl Agent {
             record.interfaces.clone_from(interfaces);
             self.keep_attachment(&record)?;
         }
+        let interfaces = self.attach_all(&record, netns)?;
         Ok(AddAnswer {
-            interfaces: self.attach_all(&record, netns)?,
-            rdma_device: record.rdma,
+            interfaces,
+            rdma: self.rdma_hints(&record, netns),
+            rdma_device: record.rdma.map(|moved| moved.name),
             existing: record.result,
         })
     }
@@ -103,6 +106,7 @@ impl Agent {
         self.settle_attachment(&record);
         Ok(AddAnswer {
             interfaces,
+            rdma: self.rdma_hints(&record, netns),
             rdma_device,
             existing: None,
         })
@@ -147,7 +151,7 @@ impl Agent {
         Ok(AddAnswer {
             interfaces,
             rdma_device,
-            existing: None,
+            ..AddAnswer::default()
         })
     }
 

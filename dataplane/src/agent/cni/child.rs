@@ -19,11 +19,15 @@ impl Agent {
         netns: &Netns,
     ) -> Result<()> {
         let mut node = Netlink::open(&self.home)?;
-        let spec = child(&mut node, record.attachment.ifname(), create)?;
+        let (mut spec, vlan) = child(&mut node, record.attachment.ifname(), create)?;
         if let Some(host_reach) = create.host_reach {
             self.ensure_uplink(&spec.master, host_reach)?;
         }
         crate::agent::failpoint::step("cni::add::before_intent")?;
+        if let Some(vlan) = vlan {
+            spec.master = self.enter_vlan(record, &mut node, &spec.master, vlan)?;
+            crate::agent::failpoint::step("cni::add::after_vlan")?;
+        }
         // From here on an interface of this name is ours.
         record.made = Some(Made::Child);
         self.keep_attachment(record)?;
@@ -38,14 +42,22 @@ impl Agent {
     }
 }
 
-/// What to ask of the kernel.
-fn child(node: &mut Netlink, name: &str, create: &Create) -> Result<ChildSpec> {
-    let (master, kind) = match &create.kind {
-        Kind::Macvlan { master, submode } => (master, ChildKind::Macvlan(mode(submode)?)),
-        Kind::Ipvlan { master, submode } => (master, ChildKind::Ipvlan(mode(submode)?)),
+/// What to ask of the kernel, and the VLAN that it is to be in.
+fn child(node: &mut Netlink, name: &str, create: &Create) -> Result<(ChildSpec, Option<u16>)> {
+    let (master, vlan, kind) = match &create.kind {
+        Kind::Macvlan {
+            master,
+            submode,
+            vlan,
+        } => (master, vlan, ChildKind::Macvlan(mode(submode)?)),
+        Kind::Ipvlan {
+            master,
+            submode,
+            vlan,
+        } => (master, vlan, ChildKind::Ipvlan(mode(submode)?)),
         Kind::Sriov(_) => return Err(Error::Internal("a VF is no child interface".into())),
     };
-    Ok(ChildSpec {
+    let spec = ChildSpec {
         master: match master {
             Some(master) => master.clone(),
             None => default_master(node)?,
@@ -55,7 +67,8 @@ fn child(node: &mut Netlink, name: &str, create: &Create) -> Result<ChildSpec> {
         mac: create.mac,
         mtu: create.mtu,
         up: false,
-    })
+    };
+    Ok((spec, *vlan))
 }
 
 /// The interface that the node's default route leads to, by the best metric;

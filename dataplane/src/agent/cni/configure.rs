@@ -4,13 +4,16 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::json;
 
 use super::{
     super::{Agent, Error, Result, attach::open_same},
     interface::Work,
 };
 use crate::{
-    api::types::cni::{Address, ConfigureAnswer, ConfigureRequest, Route as WantedRoute},
+    api::types::cni::{
+        Address, ConfigureAnswer, ConfigureRequest, RESULT_KEY, Route as WantedRoute,
+    },
     endpoint::{AttachmentRecord, Stage},
     link::Netlink,
 };
@@ -54,6 +57,10 @@ impl Agent {
         {
             routes.extend(through_node.iter().map(|route| serde_json::json!(route)));
         }
+        let rdma = self.rdma_hints(&record, &netns);
+        if !rdma.is_empty() {
+            result[RESULT_KEY] = json!({ "rdma": &rdma });
+        }
         record.result = Some(result);
         record.stage = Stage::Done;
         self.keep_attachment(&record)?;
@@ -62,7 +69,7 @@ impl Agent {
             work.announce(netns);
         }
         self.settle_attachment(&record);
-        Ok(ConfigureAnswer { through_node })
+        Ok(ConfigureAnswer { through_node, rdma })
     }
 
     /// Routes to the wished prefixes through the node's own address on the

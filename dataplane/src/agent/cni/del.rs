@@ -72,8 +72,8 @@ impl Agent {
         };
         let netns = open_same(&record.netns, record.netns_id);
         // RDMA devices go first: one whose interface is gone may be lost.
-        if let (Some(name), Some(netns)) = (&record.rdma, &netns) {
-            note(self.return_rdma(name, netns));
+        if let Some(moved) = &record.rdma {
+            note(self.return_rdma(moved, netns.as_ref()));
         }
         crate::agent::failpoint::step("cni::del::after_rdma")?;
         // The interface goes before its programs: nothing passes in between.
@@ -86,6 +86,7 @@ impl Agent {
             // It went with its namespace.
             (Some(Made::Child), None) | (None, _) => {}
         }
+        note(self.leave_vlan(record));
         crate::agent::failpoint::step("cni::del::after_unmake")?;
         for id in self.endpoints_of(record) {
             note(match self.remove(id) {

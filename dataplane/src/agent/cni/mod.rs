@@ -10,15 +10,17 @@ mod check;
 mod child;
 mod configure;
 mod del;
+mod hints;
 mod interface;
 mod rdma;
 mod recover;
 mod vf;
+mod vlan;
 
 use super::{Agent, Result};
 use crate::{
     api::types::cni::{AddedInterface, Attachment, Readiness},
-    endpoint::{AttachmentRecord, Stage},
+    endpoint::AttachmentRecord,
     link::Interface,
 };
 
@@ -60,10 +62,7 @@ impl Agent {
 
     /// Writes how far an attachment has come.
     fn keep_attachment(&self, record: &AttachmentRecord) -> Result<()> {
-        match record.stage {
-            Stage::Intent => self.store.intend_attachment(record)?,
-            Stage::Created | Stage::Done => self.store.put_attachment(record)?,
-        }
+        self.store.put_attachment(record)?;
         let mut state = self.state_mut();
         state
             .attachments

@@ -3,15 +3,17 @@
 use super::super::{Agent, Error, Result};
 use crate::{
     api::types::cni::{AddRequest, Rdma as Wish},
-    endpoint::AttachmentRecord,
+    endpoint::{AttachmentRecord, MovedRdma},
     link::{DeviceId, Interface, InterfaceKind, Netns, Sysfs},
-    rdma::{NetnsMode, Rdma, RdmaError},
+    rdma::{NetnsMode, Rdma, RdmaDevice, RdmaError},
 };
 
 /// What an interface has to do with RDMA.
 enum Found {
-    /// It is of a device that has an RDMA device of its own.
-    Own(String),
+    /// It has an RDMA device of its own, which is on the node.
+    OnNode(RdmaDevice),
+    /// It has one that somebody has moved into the container already.
+    Inside(RdmaDevice),
     /// It hangs off an interface of the node: there is at most its master's.
     Child,
     /// Nothing.
@@ -20,7 +22,8 @@ enum Found {
 
 impl Agent {
     /// Moves the RDMA device of an attachment into the container, where the
-    /// node gives each namespace its own; its name.
+    /// node gives each namespace its own; the name of the interface's device,
+    /// moved or not.
     pub(super) fn bring_rdma(
         &self,
         request: &AddRequest,
@@ -32,16 +35,20 @@ impl Agent {
             Wish::Auto => false,
             Wish::Require => true,
         };
-        let found = self.find_rdma(request, record)?;
-        if let (Found::None, false) | (Found::Child, false) = (&found, required) {
+        let sysfs = Sysfs::default();
+        if !required && !sysfs.has_rdma() {
             return Ok(None);
         }
         let mut rdma = match Rdma::open(&self.home) {
             Err(RdmaError::Unsupported) if !required => return Ok(None),
             opened => opened?,
         };
-        let name = match found {
-            Found::Own(name) => name,
+        let mode = rdma.mode()?;
+        let device = match self.find_rdma(&sysfs, &mut rdma, mode, request, record, netns)? {
+            Found::OnNode(device) => device,
+            // It is for whoever moved it to take it back.
+            Found::Inside(device) => return Ok(Some(device.name)),
+            Found::Child | Found::None if !required => return Ok(None),
             Found::Child => {
                 // The pod sees its master's device, if it sees any.
                 rdma.require_mode(NetnsMode::Shared)?;
@@ -55,45 +62,81 @@ impl Agent {
         };
         if required {
             rdma.require_mode(NetnsMode::Exclusive)?;
-        } else if rdma.mode()? == NetnsMode::Shared {
-            return Ok(None);
+        } else if mode == NetnsMode::Shared {
+            tracing::info!(
+                "{}: RDMA device {} stays on the node, which shares its devices with all pods",
+                record.attachment,
+                device.name
+            );
+            return Ok(Some(device.name));
         }
-        let device = rdma.device(&name)?;
-        record.rdma = Some(name.clone());
+        record.rdma = Some(MovedRdma {
+            index: device.index,
+            name: device.name.clone(),
+        });
         self.keep_attachment(record)?;
         crate::agent::failpoint::step("cni::add::before_rdma")?;
         rdma.move_to(&device, netns)?;
-        Ok(Some(name))
+        Ok(Some(device.name))
     }
 
     /// Takes an RDMA device back from a container. One that is not there came
-    /// back by itself.
-    pub(super) fn return_rdma(&self, name: &str, netns: &Netns) -> Result<()> {
-        let mut inside = Rdma::open(netns)?;
-        match inside.device(name) {
-            Ok(device) => Ok(inside.move_to(&device, &self.home)?),
-            Err(RdmaError::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+    /// back by itself, as with the end of a namespace, or went with its
+    /// interface, as soft-RoCE does.
+    pub(super) fn return_rdma(&self, moved: &MovedRdma, netns: Option<&Netns>) -> Result<()> {
+        let MovedRdma { index, name } = moved;
+        if let Some(netns) = netns
+            && Rdma::open(netns)?.take_back(*index, name, &self.home)?
+        {
+            return Ok(());
+        }
+        let mut node = Rdma::open(&self.home)?;
+        let devices = node.devices()?;
+        let back = devices.iter().find(|device| device.index == *index);
+        match back {
+            Some(device) if device.name != *name => Ok(node.rename(*index, name)?),
+            _ => Ok(()),
         }
     }
 
-    /// The device that the request names, else the one behind the interface.
-    fn find_rdma(&self, request: &AddRequest, record: &AttachmentRecord) -> Result<Found> {
-        if let Some(device) = request.device.as_deref().and_then(DeviceId::parse) {
-            return own(&device);
-        }
+    /// The device that the request names, else the one behind the interface,
+    /// or on it.
+    fn find_rdma(
+        &self,
+        sysfs: &Sysfs,
+        node: &mut Rdma,
+        mode: NetnsMode,
+        request: &AddRequest,
+        record: &AttachmentRecord,
+        netns: &Netns,
+    ) -> Result<Found> {
         let interface = self.interface_of(record);
+        let named = request.device.as_deref();
+        let behind = interface.as_ref().and_then(|one| one.device.as_ref());
+        let device = named.or(behind.map(|device| device.name.as_str()));
+        if let Some(device) = device.and_then(DeviceId::parse)
+            && let Some(found) = only(&device, node.of_device(sysfs, &device)?)?
+        {
+            return Ok(Found::OnNode(found));
+        }
         let Some(interface) = interface else {
             return Ok(Found::None);
         };
-        if let InterfaceKind::Macvlan { .. } | InterfaceKind::Ipvlan { .. } = interface.kind {
-            return Ok(Found::Child);
+        if let Some((found, _)) = Rdma::open(netns)?.of_netdev(interface.ifindex)? {
+            return Ok(match mode {
+                NetnsMode::Shared => Found::OnNode(found),
+                NetnsMode::Exclusive => Found::Inside(found),
+            });
         }
-        let device = interface.device.as_ref();
-        match device.and_then(|device| DeviceId::parse(&device.name)) {
-            Some(device) => own(&device),
-            None => Ok(Found::None),
+        if let Some(mac) = interface.mac
+            && let Some(found) = node.soft_device_of(sysfs, &interface.name, mac)?
+        {
+            return Ok(Found::OnNode(found));
         }
+        Ok(match interface.kind {
+            InterfaceKind::Macvlan { .. } | InterfaceKind::Ipvlan { .. } => Found::Child,
+            _ => Found::None,
+        })
     }
 
     fn interface_of(&self, record: &AttachmentRecord) -> Option<Interface> {
@@ -104,17 +147,16 @@ impl Agent {
     }
 }
 
-fn own(device: &DeviceId) -> Result<Found> {
-    let names = Sysfs::default().rdma(device)?;
-    match &names[..] {
-        [] => Ok(Found::None),
-        [name] => Ok(Found::Own(name.clone())),
-        several => Err(Error::Invalid(format!(
-            "device {device} has several RDMA devices ({}); which one is meant cannot be told, set \
+fn only(id: &DeviceId, devices: Vec<RdmaDevice>) -> Result<Option<RdmaDevice>> {
+    if devices.len() > 1 {
+        let names: Vec<_> = devices.into_iter().map(|device| device.name).collect();
+        return Err(Error::Invalid(format!(
+            "device {id} has several RDMA devices ({}); which one is meant cannot be told, set \
              \"rdma\" to \"off\"",
-            several.join(", ")
-        ))),
+            names.join(", ")
+        )));
     }
+    Ok(devices.into_iter().next())
 }
 
 fn missing(record: &AttachmentRecord) -> Error {

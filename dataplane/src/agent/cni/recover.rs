@@ -4,15 +4,18 @@
 use super::super::{Agent, attach::open_same};
 use crate::{
     api::types::cni::Attachment,
-    endpoint::{AttachmentRecord, Stage, StoreError},
+    endpoint::{AttachmentRecord, Made, Stage, StoreError},
 };
 
 impl Agent {
     /// Reads the attachments, takes back what was not finished, and makes up
     /// for missed DELs. Endpoints have been adopted.
     pub(in crate::agent) fn recover_attachments(&self) -> Vec<StoreError> {
-        let (records, errors) = self.store.attachments();
-        for record in records {
+        let recorded = self.store.attachments();
+        for record in recorded.earlier {
+            self.void(&record);
+        }
+        for record in recorded.current {
             let mut state = self.state_mut();
             state.attachments.insert(record.attachment.clone(), record);
         }
@@ -26,7 +29,21 @@ impl Agent {
             self.clear("was not finished", &attachment, |_| true);
         }
         self.review_attachments();
-        errors
+        recorded.errors
+    }
+
+    /// Forgets an attachment of an earlier boot. All of it went with the
+    /// machine's end but what its NIC may have kept of a VF.
+    fn void(&self, record: &AttachmentRecord) {
+        tracing::info!("{} is of an earlier boot; forgetting it", record.attachment);
+        if let Some(Made::Vf(lent)) = &record.made
+            && let Err(error) = self.restore_after_boot(lent)
+        {
+            tracing::warn!("{}: {error}", record.attachment);
+        }
+        if let Err(error) = self.store.remove_attachment(&record.attachment) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Undoes attachments whose namespace is gone, and those that a tombstone

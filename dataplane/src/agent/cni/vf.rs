@@ -100,6 +100,17 @@ impl Agent {
         }
     }
 
+    /// Makes a VF that was lent before the machine's last start what it was. It
+    /// may not have been made again, which is as good.
+    pub(super) fn restore_after_boot(&self, lent: &LentVf) -> Result<()> {
+        let function = Sysfs::default().pci(&lent.address);
+        if function.is_ok_and(|function| !function.netdevs.is_empty()) {
+            self.return_vf(lent, "", None)
+        } else {
+            Ok(())
+        }
+    }
+
     /// One attempt at [`Agent::return_vf`]; what failed.
     fn restore(&self, lent: &LentVf, name: &str, netns: Option<&Netns>) -> Result<Vec<String>> {
         let mut failures = Vec::new();

@@ -1,7 +1,7 @@
 //! What the node and its endpoints have of RDMA.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -25,12 +25,31 @@ const NEARLY_FULL: f64 = 0.8;
 /// How many namespaces a message names.
 const SHOWN: usize = 8;
 
+/// How long a pod without RDMA is taken to be so: entering the namespaces of hundreds of pods takes
+/// tens of milliseconds. A device that comes or goes anywhere has all of them looked at again.
+const BARE: Duration = Duration::from_secs(60);
+
 type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
 
-/// The last survey, and when it was made.
+/// The last survey.
 #[derive(Default)]
 pub(in crate::agent) struct RdmaView {
-    last: Mutex<Option<(Instant, Surveyed)>>,
+    last: Mutex<Option<Last>>,
+}
+
+struct Last {
+    taken: Instant,
+    view: Surveyed,
+    /// Pods that had nothing of RDMA, and when they were looked at.
+    bare: HashMap<NetnsRef, Instant>,
+}
+
+/// What tells that a device has come, gone or moved.
+fn places(node: &NodeRdma) -> BTreeSet<(u32, String)> {
+    let devices = node.devices.iter();
+    devices
+        .map(|placed| (placed.device.index, placed.netns.to_string()))
+        .collect()
 }
 
 impl Agent {
@@ -123,7 +142,7 @@ impl Agent {
             .last
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((taken, view)) = last.as_ref()
+        if let Some(Last { taken, view, .. }) = last.as_ref()
             && taken.elapsed() < FRESH
         {
             return view.clone();
@@ -135,9 +154,41 @@ impl Agent {
             .map(|endpoint| endpoint.record.netns.to_string())
             .collect();
         let pods: Vec<NetnsRef> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
-        let view = Arc::new(survey(&self.home, &Sysfs::default(), &pods));
-        *last = Some((Instant::now(), view.clone()));
+        let now = self.survey(&pods, last.as_ref());
+        let view = now.view.clone();
+        *last = Some(now);
         view
+    }
+
+    /// Looks at these pods, but for those that lately had nothing, unless a device has moved.
+    fn survey(&self, pods: &[NetnsRef], last: Option<&Last>) -> Last {
+        let look = |pods: &[NetnsRef]| survey(&self.home, &Sysfs::default(), pods);
+        let taken = Instant::now();
+        let mut bare = last.map_or_else(HashMap::new, |last| last.bare.clone());
+        bare.retain(|pod, looked| looked.elapsed() < BARE && pods.contains(pod));
+        let asked: Vec<_> = pods
+            .iter()
+            .filter(|pod| !bare.contains_key(*pod))
+            .cloned()
+            .collect();
+        let mut surveyed = look(&asked);
+        let before = last.and_then(|last| last.view.as_ref().as_ref().ok());
+        if let (Ok((now, _)), Some(before)) = (&surveyed, before)
+            && !bare.is_empty()
+            && places(now) != places(before)
+        {
+            bare.clear();
+            surveyed = look(pods);
+        }
+        let view = surveyed.map(|(node, without)| {
+            bare.extend(without.into_iter().map(|pod| (pod, taken)));
+            node
+        });
+        Last {
+            taken,
+            view: Arc::new(view),
+            bare,
+        }
     }
 }
 

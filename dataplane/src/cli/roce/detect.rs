@@ -3,7 +3,7 @@
 //! Memory is bounded by the flows that the agent knows and by [`ONGOING_LIMIT`], whatever happens.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     api::{
         hardware::NodeRdma,
         roce::{FlowCounts, RoceFlow, RoceFlows},
-        types::Event,
+        types::{Event, PodName},
     },
     rdma::PortState,
 };
@@ -393,7 +393,39 @@ fn pairs(flows: Vec<super::rated::Rated>) -> BTreeMap<Subject, Pair> {
         };
         pairs.entry(subject).or_default().add(flow, &rated.interval);
     }
+    // Between two pods of this node, the sender's side is told, and not the same once more.
+    let sent: HashSet<_> = pairs
+        .keys()
+        .filter_map(|subject| way(subject, "egress"))
+        .collect();
+    pairs.retain(|subject, _| way(subject, "ingress").is_none_or(|way| !sent.contains(&way)));
     pairs
+}
+
+/// From whom to whom, of what goes in this direction.
+fn way(
+    subject: &Subject,
+    wanted: &str,
+) -> Option<(IpAddr, IpAddr, Option<PodName>, Option<PodName>)> {
+    match subject {
+        Subject::Pair {
+            pod,
+            direction,
+            local,
+            peer,
+            peer_pod,
+            ..
+        } if direction == wanted => {
+            let (local, peer) = ((*local, pod.clone()), (*peer, peer_pod.clone()));
+            let (from, to) = if wanted == "egress" {
+                (local, peer)
+            } else {
+                (peer, local)
+            };
+            Some((from.0, to.0, from.1, to.1))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

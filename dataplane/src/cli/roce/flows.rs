@@ -23,9 +23,10 @@ Columns:
   OPERATIONS  the commonest two, by packets
   RTT         mean time from a request to its answer, one in 32 timed; of
               requests to a pod: how long the pod takes
-  TROUBLE     since the flow began (and a second, now): ce: marked by a switch,
-              cnp: told to slow down, nak, rnr: receiver not ready, gap: came
-              too early, miss: skipped, dup: sent again
+  TROUBLE     since the flow began, and a second now (on a narrow terminal one
+              of the two): ce: marked by a switch, cnp: told to slow down, nak,
+              rnr: receiver not ready, gap: came too early, miss: skipped,
+              dup: sent again
 
 RoCE that a NIC handles in hardware passes no program and is not shown.
 

@@ -204,6 +204,7 @@ fn hca(index: u32) -> Hca {
         queue_pairs,
         has_sets: true,
         auto: true,
+        old: false,
     }
 }
 

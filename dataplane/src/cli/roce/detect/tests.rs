@@ -119,6 +119,24 @@ fn one_pair_is_told_of_once_with_its_worst_queue_pair() {
 }
 
 #[test]
+fn two_pods_of_one_node_are_told_of_once() {
+    let mut detector = detector();
+    let both = |count| {
+        let sent = flow(2, 17, cnps(count));
+        let mut received = flow(1, 17, cnps(count));
+        received.direction = "ingress".into();
+        received.local = [10, 0, 0, 2].into();
+        (received.pod, received.peer_pod) = (None, sent.pod.clone());
+        vec![received, sent]
+    };
+    detector.flows(0.0, reading(0, both(0)));
+    let alarms = detector.flows(1.0, reading(1, both(500)));
+    assert_eq!(told(&alarms), [(Kind::CnpBurst, Stage::Begins)]);
+    let text = alarms[0].line();
+    assert!(text.contains("shop/web-0 (10.0.0.1) -> 10.0.0.2"), "{text}");
+}
+
+#[test]
 fn a_flood_of_troubles_makes_few_lines_and_takes_bounded_memory() {
     let mut detector = detector();
     let many = |counts: &FlowCounts| {
