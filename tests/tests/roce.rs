@@ -287,7 +287,10 @@ fn watch_tells_of_trouble_when_it_begins_and_when_it_is_over() -> Result<()> {
     let nak = told("nak", &|psn| {
         server.send(&Roce::new(0x11).psn(psn).qp(CLIENT_QP).with(&aeth(0x62)))
     })?;
-    ensure_fields(&nak, &json!({"peer_pod": web(1), "direction": "ingress"}))?;
+    ensure_fields(
+        &nak,
+        &json!({"pod": web(1), "peer_pod": web(0), "direction": "egress"}),
+    )?;
     ensure!(
         nak["detail"]
             .as_str()
