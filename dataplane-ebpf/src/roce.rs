@@ -9,7 +9,7 @@ pub mod timing;
 
 use crate::{
     abi::{RoceFlow, coded_enum},
-    parse::{Fragment, Headers, Packet, UDP_LEN, Wire, protocol},
+    parse::{Fragment, Headers, Packet, UDP_LEN, Wire, masked, protocol},
 };
 
 /// UDP destination port of RoCEv2 (IANA, annex A17).
@@ -480,12 +480,13 @@ fn read_new_qp<P: Packet + ?Sized>(packet: &P, mad: usize) -> Option<u32> {
 
 /// Counts a packet in its flow, but for its place in the sequence. `ce`: it is
 /// marked as having met congestion. A segmentation-offloaded buffer is several
-/// `packets`.
+/// `packets`. The kind is the packet's operation, so below 16.
 #[inline(always)]
 pub fn tally(flow: &mut RoceFlow, packet: &RocePacket, ce: bool, packets: u64, bytes: u64) {
     flow.packets += packets;
     flow.bytes += bytes;
-    if let Some(operation) = flow.operations.get_mut(packet.kind as usize) {
+    let kind = masked::<0xf>(packet.kind as usize);
+    if let Some(operation) = flow.operations.get_mut(kind) {
         *operation += packets;
     }
     if ce {

@@ -28,9 +28,8 @@ use sluice_tests::{
     },
 };
 
-/// Packets that are held against the evaluator, which reads every manifest for
-/// each: some fifty milliseconds.
-const SAMPLES: usize = 150;
+/// Packets that are held against the evaluator.
+const SAMPLES: usize = 500;
 
 struct Scale {
     judge: Judge,
@@ -97,7 +96,8 @@ impl Scale {
             let endpoint = &self.endpoints[number * 7 % ENDPOINTS];
             let packet = sample(number);
             let pod = pods[&endpoint.pod.as_ref().unwrap().to_string()];
-            let expected = cluster.verdict(pod, &endpoint.interface, &packet);
+            let expected =
+                about(cluster, pod, packet.peer).verdict(pod, &endpoint.interface, &packet);
             let direction = match packet.ingress {
                 true => Direction::Ingress,
                 false => Direction::Egress,
@@ -116,6 +116,26 @@ impl Scale {
             seen[usize::from(found.is_allowed())] += 1;
         }
         seen
+    }
+}
+
+/// The manifests that can matter to a packet, since the evaluator reads each of
+/// them for each peer of each rule: policies of the pod's namespace, pods with
+/// the peer's address, namespaces.
+fn about(cluster: &Cluster, pod: &Value, peer: IpAddr) -> Cluster {
+    let address = format!("\"{peer}\"");
+    let objects = cluster.objects.iter().filter(|object| {
+        let metadata = &object["metadata"];
+        match object["kind"].as_str() {
+            Some("Namespace") => true,
+            Some("Pod") => metadata["annotations"]["k8s.v1.cni.cncf.io/network-status"]
+                .as_str()
+                .is_some_and(|status| status.contains(&address)),
+            _ => metadata["namespace"] == pod["metadata"]["namespace"],
+        }
+    });
+    Cluster {
+        objects: objects.cloned().collect(),
     }
 }
 

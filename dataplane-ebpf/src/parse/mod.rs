@@ -244,6 +244,32 @@ pub fn join() {
     }
 }
 
+/// The bits of `number` that `MASK` has: for one that is known to have no others,
+/// in a register of which the verifier then knows it. Verifiers up to Linux 6.1
+/// forget a comparison when the compiler has stored the number on the stack
+/// before and takes it from there after.
+#[inline(always)]
+pub fn masked<const MASK: usize>(number: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut number = number;
+        // SAFETY: changes nothing but the register.
+        unsafe {
+            core::arch::asm!(
+                "{0} &= {1}",
+                inout(reg) number,
+                const MASK,
+                options(pure, nomem, nostack),
+            );
+        }
+        number
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        number & MASK
+    }
+}
+
 #[inline(always)]
 const fn is_vlan(ether_type: u16) -> bool {
     matches!(ether_type, ether_type::VLAN | ether_type::QINQ)

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use dataplane_ebpf::{
     abi::DropReason,
-    parse::{ETHERNET_LEN, Headers, Packet, Wire, join, parse_into},
+    parse::{ETHERNET_LEN, Headers, Packet, Wire, join, masked, parse_into},
     roce::{self, RocePacket},
 };
 
@@ -69,7 +69,7 @@ impl Packet for InPlace {
             + if is_val_statically_known(offset) {
                 offset
             } else {
-                bounded(offset)
+                masked::<MAX_OFFSET>(offset)
             };
         if start + size_of::<T>() > self.data_end {
             return None;
@@ -78,23 +78,6 @@ impl Packet for InPlace {
         // bytes are a valid `T`, and packet memory may be read unaligned.
         Some(unsafe { *(start as *const T) })
     }
-}
-
-/// An offset that is at most [`MAX_OFFSET`], in a register of which the verifier
-/// knows it. Verifiers up to Linux 6.1 forget a comparison when the compiler has
-/// stored the number on the stack before and takes it from there after.
-#[inline(always)]
-fn bounded(mut offset: usize) -> usize {
-    // SAFETY: changes nothing but the register.
-    unsafe {
-        core::arch::asm!(
-            "{0} &= {1}",
-            inout(reg) offset,
-            const MAX_OFFSET,
-            options(pure, nomem, nostack),
-        );
-    }
-    offset
 }
 
 /// What is known of the packet in hand.

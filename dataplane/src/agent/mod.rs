@@ -119,8 +119,7 @@ pub struct Agent {
     pod_names: RwLock<PodNames>,
     rdma: RdmaView,
     hw: HwView,
-    /// Filters put back after somebody had removed them, and interfaces that
-    /// somebody had taken out of the programs' sight.
+    /// Filters put back after somebody had removed them.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
     hand_overs: HandOvers,

@@ -12,10 +12,7 @@ use tokio::time::Instant;
 use super::{Agent, attach::open_same};
 use crate::{
     api::types::{Health, TcMechanism},
-    link::{
-        Interface, InterfaceKind, IpvlanMode, LinkChange, LinkError, LinkEvent, Monitor, Netlink,
-        Netns,
-    },
+    link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
 };
 
 /// How often everything is looked at, events or not.
@@ -169,8 +166,7 @@ impl Agent {
             }
             return;
         }
-        if let Some((netns, Ok(mut interface))) = found {
-            self.keep_hooks(id, &netns, &mut interface);
+        if let Some((netns, Ok(interface))) = found {
             let uplink = self.uplink_of(&interface, &netns);
             if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
                 endpoint.interface = interface;
@@ -183,45 +179,6 @@ impl Agent {
                 self.schedule_hand_over(id);
             }
         }
-    }
-
-    /// Takes an ipvlan interface out of mode l3s, in which arriving packets
-    /// pass no hook of it. A pod with `CAP_NET_ADMIN` can have put it there,
-    /// and all others on the same parent with it.
-    fn keep_hooks(&self, id: u32, netns: &Netns, interface: &mut Interface) {
-        let InterfaceKind::Ipvlan {
-            mode: IpvlanMode::L3s,
-        } = interface.kind
-        else {
-            return;
-        };
-        let known = self
-            .state()
-            .endpoints
-            .get(&id)
-            .map(|one| one.interface.kind.clone());
-        let mode = match known {
-            Some(InterfaceKind::Ipvlan { mode }) if mode != IpvlanMode::L3s => mode,
-            _ => IpvlanMode::L2,
-        };
-        let name = &interface.name;
-        let ifindex = interface.ifindex;
-        let set_back = Netlink::open(netns).and_then(|mut netlink| {
-            let set = netlink.set_ipvlan_mode(ifindex, mode);
-            set.or_else(|error| {
-                tracing::error!("endpoint {id}: {error}; setting {name} down");
-                netlink.set_up(ifindex, false)
-            })
-        });
-        self.repairs.fetch_add(1, Ordering::Relaxed);
-        match set_back {
-            Ok(()) => tracing::warn!(
-                "endpoint {id}: {name} had been put into ipvlan mode l3s, which no program sees; \
-                 taken out of it"
-            ),
-            Err(error) => tracing::error!("endpoint {id}: {name} is in ipvlan mode l3s: {error}"),
-        }
-        interface.kind = InterfaceKind::Ipvlan { mode };
     }
 
     /// Puts back the filters that somebody may have taken away: on clsact

@@ -30,7 +30,7 @@ pub struct Expectation {
 
 /// What should happen to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", expecting = "\"allow\" or \"deny\"")]
 pub enum Expected {
     /// It passes.
     Allow,

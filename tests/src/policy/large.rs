@@ -68,7 +68,11 @@ pub fn cidr(number: usize) -> String {
 pub fn numbered_policy(number: usize) -> Value {
     let name = namespace_name(number);
     let app = number / NAMESPACES % APPS;
-    let other = format!("app-{}", (app + 1 + number % 7) % APPS);
+    // So that every application is somebody's peer.
+    let other = format!(
+        "app-{}",
+        (app + 1 + number / (NAMESPACES * APPS) * 4) % APPS
+    );
     let port = 8000 + number % 50;
     let mut from = vec![
         json!({"podSelector": {"matchLabels": {"app": other}}}),

@@ -14,7 +14,6 @@ mod guides;
 mod hardware;
 mod mode;
 mod modes;
-mod policies;
 mod policy_rdma;
 mod rdma;
 mod readers;

@@ -50,9 +50,7 @@ const PARTS: &[Tests] = &[
 ];
 
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
-const EVERYWHERE: &[&str] = &[
-    "cni", "effort", "hardware", "modes", "policies", "sriov", "uplinks",
-];
+const EVERYWHERE: &[&str] = &["cni", "effort", "hardware", "modes", "sriov", "uplinks"];
 
 /// The mode must be chosen before the first network namespace is made.
 const EXCLUSIVE: &str = "modprobe ib_core netns_mode=0; modprobe ib_uverbs";
