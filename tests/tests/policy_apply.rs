@@ -393,6 +393,40 @@ fn an_except_is_in_place_before_its_block_and_as_long_as_it() {
 }
 
 #[test]
+fn a_pod_that_becomes_a_peer_is_one_before_an_except_names_its_address() {
+    let cluster = |to: serde_json::Value, from: serde_json::Value| {
+        let peer = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "one", "name": "peer", "labels": {"app": "peer"}},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]},
+        });
+        let mut cluster = with_block(None);
+        cluster.objects[1]["spec"] = json!({
+            "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [{"to": [to]}],
+            "ingress": [{"from": [from]}],
+        });
+        cluster.objects.push(peer);
+        cluster
+    };
+    let block = json!({"ipBlock": {"cidr": "10.0.0.0/8"}});
+    let except = json!({"ipBlock": {"cidr": "10.0.0.0/16", "except": ["10.0.0.1/32"]}});
+    let pods = json!({"podSelector": {"matchLabels": {"app": "peer"}}});
+    let by_address = cluster(block.clone(), block);
+    let by_label = cluster(pods, except);
+    for (before, after) in [(&by_address, &by_label), (&by_label, &by_address)] {
+        let world = World::new(before, after);
+        let mut applied = Applied::default();
+        applied.apply(&world.memory, &world.before, &world.switches);
+        world.watch();
+        applied.apply(&world.memory, &world.after, &world.switches);
+        world.check_end().unwrap();
+    }
+}
+
+#[test]
 fn where_an_except_does_not_fit_its_block_is_closed() {
     let block = json!({"cidr": "10.0.0.0/8", "except": ["10.0.0.0/16", "10.255.0.0/16"]});
     let world = World::new(&with_block(None), &with_block(Some(block)));

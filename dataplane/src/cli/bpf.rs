@@ -11,6 +11,7 @@ fn meaning(map: &str) -> Option<&'static str> {
         "drops" => "drops by endpoint, direction and reason",
         "roce_stats" => "RoCE by endpoint, direction, transport and kind",
         "roce_flows" => "RoCE by destination queue pair, with sequence",
+        "roce_requests" => "requests whose answer is being timed, by a hash of the connection",
         "events" => "the way of events to the agent; `sluice events` shows them",
         "event_tokens" => "by endpoint id, in billionths: events it may still cause",
         "faults" => "what the dataplane itself could not do",

@@ -1,6 +1,7 @@
 //! Moving addresses from identity to identity.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
@@ -16,7 +17,8 @@ pub(super) type Held = HashMap<IdentityPrefix, u32>;
 /// identity that is neither its old nor its new one.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// Inner prefixes before those around them, then addresses.
+    /// Addresses, which no change of a prefix then concerns any more; then inner
+    /// prefixes before those around them.
     pub set: Vec<(IdentityPrefix, Option<u32>)>,
     /// Outer prefixes before those inside, then addresses.
     pub unset: Vec<(IdentityPrefix, Option<u32>)>,
@@ -56,7 +58,7 @@ impl Moves {
         moves.numbers.extend(around);
         moves.numbers.remove(&0);
         moves.set.sort_unstable_by_key(|(prefix, _)| {
-            (rank(prefix), std::cmp::Reverse(length(prefix)), *prefix)
+            (Reverse(rank(prefix)), Reverse(length(prefix)), *prefix)
         });
         moves
             .unset
