@@ -116,7 +116,10 @@ fn the_configuration_makes_functions_uplinks_and_the_mode_at_start() -> Result<(
     ensure!(mode()? == wanted, "{}", problems(&agent)?);
     let pf = agent.json(&["sriov", "show"])?[0].clone();
     ensure!(interfaces(&pf)?.len() == 2, "{pf}");
-    ensure!(pf["carrier"] == true, "{pf}");
+    // The card starts anew when XDP is attached to it, after the agent had waited for its carrier.
+    wait_until("the PF's carrier", || {
+        Ok(agent.json(&["sriov", "show"])?[0]["carrier"] == true)
+    })?;
     let uplinks = agent.json(&["uplink", "list"])?;
     ensure!(uplinks[0]["interface"] == PF, "{uplinks}");
     ensure!(uplinks[0]["state"] == "attached", "{uplinks}");
