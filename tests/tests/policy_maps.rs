@@ -210,6 +210,8 @@ fn identities_are_exact_before_longest() {
         matches!(full, Err(KernelError::Full { map: "identity" })),
         "{full:?}"
     );
+    let remedy = full.unwrap_err().to_string();
+    assert!(remedy.contains("raise identities"), "{remedy}");
 }
 
 #[test]

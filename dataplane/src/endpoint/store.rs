@@ -221,13 +221,14 @@ impl Store {
         read::<Vec<(u32, RuleName)>>(&path).map(|(_, rules)| rules.into_iter().collect())
     }
 
-    /// Writes the numbers of policies' rules.
+    /// Writes the numbers of policies' rules. A power cut ends the counters for
+    /// which they are kept, so no change of policy waits for the disk.
     ///
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
         let rules: Vec<_> = rules.iter().collect();
-        self.write(&self.rules_path(), &rules, Synced::Now)
+        self.write(&self.rules_path(), &rules, Synced::Later)
     }
 
     /// The hardware counters that an earlier agent of this boot saved.

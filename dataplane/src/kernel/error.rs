@@ -31,7 +31,7 @@ pub enum KernelError {
     #[error("interface {0} is gone")]
     InterfaceGone(String),
     /// A map has no room left.
-    #[error("map {map} is full; raise max_endpoints, which sizes it")]
+    #[error("map {map} is full; {}", room_for(map))]
     Full {
         /// Its name.
         map: &'static str,
@@ -75,4 +75,14 @@ pub(super) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+/// How a map gets more room; what sizes each is in `layout`.
+fn room_for(map: &str) -> &'static str {
+    match map {
+        "identity" | "identity_cidr" => "raise identities in the configuration, which sizes it",
+        "block_list" => "it has a fixed size; remove prefixes from it, or merge some",
+        super::policy::POLICY_NAME => "use fewer rules, ports or peers in a policy",
+        _ => "raise max_endpoints in the configuration, which sizes it",
+    }
 }

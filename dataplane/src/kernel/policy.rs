@@ -36,7 +36,7 @@ type Slots<'a> = ArrayOfMaps<&'a mut MapData>;
 /// after each, and those who wait at the same time wait for the same ones.
 const EMPTIED_AT_ONCE: usize = 32;
 /// The name of a policy's own map.
-const POLICY_NAME: &str = "policy_rules";
+pub(super) const POLICY_NAME: &str = "policy_rules";
 
 /// Addresses that share an identity: one address, or all of a prefix that have
 /// no longer prefix and no identity of their own.

@@ -64,6 +64,9 @@ fn list_show_explain_test_and_audit_tell_what_is_in_force() -> Result<()> {
     let shown = agent.json(&["policy", "show", &id.to_string()])?;
     ensure!(shown["rules"][0]["rule"] == rule, "{shown}");
     ensure!(shown["rules"][0]["hits"].as_u64() >= Some(1), "{shown}");
+    let told = agent.run(&["policy", "show", &id.to_string()])?;
+    let egress = "egress: everything passes: no policy isolates this direction of the pod\n";
+    ensure!(told.contains(egress) && told.contains(rule), "{told}");
     agent.run(&["policy", "list"])?;
 
     let expectations = lab.folder.file("expected");

@@ -29,7 +29,7 @@ use crate::{
             State as PolicyState, Unknown,
         },
         model::{Model, PodName, Scope},
-        source::{Directory, FileState, Watcher},
+        source::{Directory, FileState, Stirred, Watcher},
     },
 };
 
@@ -207,16 +207,26 @@ impl Agent {
             return std::future::pending().await;
         };
         let mut watcher = Watcher::new(&folder);
-        let patient = matches!(self.options.policy.settings.unknown, Unknown::OpenAfter(_));
         loop {
             self.on_a_thread(Agent::review_policy).await;
-            let changed = watcher.changed();
-            tokio::pin!(changed);
-            while patient && timeout(WAITING, &mut changed).await.is_err() {
-                self.on_a_thread(Agent::look_who_waits).await;
-            }
-            if !patient {
-                changed.await;
+            let stirred = self.wait_for_change(&mut watcher).await;
+            // Reading takes longer than most folders take to come to rest.
+            let ahead = self.on_a_thread(Agent::read_policies_ahead);
+            tokio::join!(watcher.at_rest(stirred), ahead);
+        }
+    }
+
+    /// Waits until the source may have changed; looks who waits meanwhile.
+    async fn wait_for_change(self: &Arc<Self>, watcher: &mut Watcher) -> Stirred {
+        let stirred = watcher.stirred();
+        if !matches!(self.options.policy.settings.unknown, Unknown::OpenAfter(_)) {
+            return stirred.await;
+        }
+        tokio::pin!(stirred);
+        loop {
+            match timeout(WAITING, &mut stirred).await {
+                Ok(stirred) => return stirred,
+                Err(_) => self.on_a_thread(Agent::look_who_waits).await,
             }
         }
     }
@@ -225,6 +235,15 @@ impl Agent {
         let agent = Arc::clone(self);
         if let Err(error) = tokio::task::spawn_blocking(move || work(&agent)).await {
             tracing::error!("following the policies: {error}");
+        }
+    }
+
+    /// Reads what has changed in the source, and does nothing about it yet.
+    fn read_policies_ahead(&self) {
+        if let Some(source) = &mut self.policing().source
+            && let Err(error) = source.read_ahead()
+        {
+            tracing::debug!("policies: {}: {error}", source.path().display());
         }
     }
 

@@ -157,6 +157,9 @@ impl Agent {
         let mut closed = closed.filter(|((closed, _), _)| *closed == id);
         let reason = match state {
             Some(State::Isolated(reason) | State::Open(reason)) => Some(reason.clone()),
+            _ if policing.source.is_none() => {
+                Some("no policy source; start the agent with --policy-dir".into())
+            }
             _ => closed.next().map(|(_, reason)| reason.clone()),
         };
         let policies = policy.into_iter().flat_map(|policy| &policy.policies);

@@ -104,6 +104,18 @@ pub(super) fn endpoints(endpoints: &[EndpointPolicy]) -> String {
 /// An endpoint's rules.
 pub(super) fn rules(rules: &EndpointRules) -> String {
     let mut text = endpoints(std::slice::from_ref(&rules.policy));
+    text.push('\n');
+    for (direction, isolation) in [
+        ("ingress", rules.policy.ingress),
+        ("egress", rules.policy.egress),
+    ] {
+        if let Some(why) = without_rules(rules, direction, isolation) {
+            let _ = writeln!(text, "{direction}: {why}");
+        }
+    }
+    if rules.rules.is_empty() {
+        return text;
+    }
     let mut table = Table::new(&["RULE", "#PEERS", "PORTS", "#HITS"]);
     for rule in &rules.rules {
         let peers = match rule.identities {
@@ -118,9 +130,28 @@ pub(super) fn rules(rules: &EndpointRules) -> String {
             rule.hits.to_string(),
         ]);
     }
-    text.push('\n');
     text.push_str(&table.text());
     text
+}
+
+/// What becomes of packets in a direction that has no rules, and why.
+fn without_rules(rules: &EndpointRules, direction: &str, isolation: Isolation) -> Option<String> {
+    let reason = rules.policy.reason.as_deref();
+    match isolation {
+        Isolation::Open => {
+            let reason = reason.unwrap_or("no policy isolates this direction of the pod");
+            Some(format!("everything passes: {reason}"))
+        }
+        Isolation::Closed => {
+            let reason = reason.unwrap_or("its policy is not in place yet");
+            Some(format!("nothing passes: {reason}"))
+        }
+        Isolation::Isolated => {
+            let mut all = rules.rules.iter();
+            let has_rules = all.any(|rule| rule.direction == direction);
+            (!has_rules).then(|| "nothing passes: no rule lets any peer pass at present".into())
+        }
+    }
 }
 
 /// Why connections pass, or do not.

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use dataplane_ebpf::abi::identity::ANY;
 use ipnet::IpNet;
 
 use crate::{kernel::IdentityPrefix, policy::compile::Compiled};
@@ -13,17 +14,22 @@ use crate::{kernel::IdentityPrefix, policy::compile::Compiled};
 /// Identities by address and prefix.
 pub(super) type Held = HashMap<IdentityPrefix, u32>;
 
+/// A change of one of them; `None` removes.
+pub(super) type Move = (IdentityPrefix, Option<u32>);
+
 /// Changes of the maps, in an order in which no address passes through an
 /// identity that is neither its old nor its new one.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
     /// Addresses, which no change of a prefix then concerns any more; then inner
     /// prefixes before those around them.
-    pub set: Vec<(IdentityPrefix, Option<u32>)>,
+    pub set: Vec<Move>,
     /// Outer prefixes before those inside, then addresses.
-    pub unset: Vec<(IdentityPrefix, Option<u32>)>,
-    /// Every identity that an address got or lost.
-    pub numbers: BTreeSet<u32>,
+    pub unset: Vec<Move>,
+    /// Identities that addresses come to.
+    pub joined: BTreeSet<u32>,
+    /// Identities that addresses leave.
+    pub left: BTreeSet<u32>,
 }
 
 impl Moves {
@@ -34,29 +40,12 @@ impl Moves {
         let cidrs = cidrs.map(|(cidr, number)| (IdentityPrefix::Cidr(*cidr), *number));
         let exact = compiled.addresses.iter();
         let exact = exact.map(|(address, number)| (IdentityPrefix::Address(*address), *number));
-        for (prefix, number) in cidrs.chain(exact) {
-            let before = held.get(&prefix);
-            if before != Some(&number) {
-                moves.set.push((prefix, Some(number)));
-                moves.numbers.extend(before);
-                moves.numbers.insert(number);
-            }
-        }
-        for (prefix, number) in held {
-            if !is_wanted(prefix, compiled) {
-                moves.unset.push((*prefix, None));
-                moves.numbers.insert(*number);
-            }
-        }
-        // What is around a prefix that comes or goes loses addresses to it.
-        let around: Vec<_> = moves
-            .set
-            .iter()
-            .chain(&moves.unset)
-            .filter_map(|(prefix, _)| covering(prefix, &compiled.prefixes))
-            .collect();
-        moves.numbers.extend(around);
-        moves.numbers.remove(&0);
+        let wanted = cidrs.chain(exact);
+        let set = wanted.filter(|(prefix, number)| held.get(prefix) != Some(number));
+        moves.set = set.map(|(prefix, number)| (prefix, Some(number))).collect();
+        let unset = held.keys().filter(|prefix| !is_wanted(prefix, compiled));
+        moves.unset = unset.map(|prefix| (*prefix, None)).collect();
+        moves.note_identities(held, compiled);
         moves.set.sort_unstable_by_key(|(prefix, _)| {
             (Reverse(rank(prefix)), Reverse(length(prefix)), *prefix)
         });
@@ -66,24 +55,78 @@ impl Moves {
         moves
     }
 
+    /// Notes what addresses leave and come to. A prefix takes its addresses
+    /// from the one around it when it comes, and gives them back when it goes.
+    fn note_identities(&mut self, held: &Held, compiled: &Compiled) {
+        let before = Lengths::new(held.keys().filter_map(|prefix| match prefix {
+            IdentityPrefix::Cidr(cidr) => Some(cidr),
+            IdentityPrefix::Address(_) => None,
+        }));
+        let after = Lengths::new(compiled.prefixes.keys());
+        for (prefix, number) in self.set.iter().chain(&self.unset) {
+            let from = held.get(prefix).copied().or_else(|| {
+                before.around(prefix, |cidr| {
+                    held.get(&IdentityPrefix::Cidr(cidr)).copied()
+                })
+            });
+            let to = number
+                .or_else(|| after.around(prefix, |cidr| compiled.prefixes.get(&cidr).copied()));
+            let (from, to) = (from.unwrap_or(ANY), to.unwrap_or(ANY));
+            if from != to {
+                self.left.insert(from);
+                self.joined.insert(to);
+            }
+        }
+        // No table has an entry for those of whom nothing is known.
+        self.left.remove(&ANY);
+        self.joined.remove(&ANY);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.unset.is_empty()
     }
 }
 
-/// The identity around a prefix or address.
-pub(super) fn covering(prefix: &IdentityPrefix, prefixes: &HashMap<IpNet, u32>) -> Option<u32> {
-    let mut next = match prefix {
-        IdentityPrefix::Address(address) => Some(IpNet::from(*address)),
-        IdentityPrefix::Cidr(cidr) => cidr.supernet(),
-    };
-    while let Some(cidr) = next {
-        if let Some(number) = prefixes.get(&cidr) {
-            return Some(*number);
+/// Lengths of prefixes that there are, by family.
+pub(super) struct Lengths {
+    v4: BTreeSet<u8>,
+    v6: BTreeSet<u8>,
+}
+
+impl Lengths {
+    pub fn new<'a>(prefixes: impl Iterator<Item = &'a IpNet>) -> Self {
+        let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
+        for prefix in prefixes {
+            match prefix {
+                IpNet::V4(prefix) => v4.insert(prefix.prefix_len()),
+                IpNet::V6(prefix) => v6.insert(prefix.prefix_len()),
+            };
         }
-        next = cidr.supernet();
+        Self { v4, v6 }
     }
-    None
+
+    /// The identity around a prefix or address.
+    pub fn around(
+        &self,
+        prefix: &IdentityPrefix,
+        find: impl Fn(IpNet) -> Option<u32>,
+    ) -> Option<u32> {
+        let (cidr, below) = match prefix {
+            IdentityPrefix::Address(address) => {
+                let whole = IpNet::from(*address);
+                (whole, whole.prefix_len() + 1)
+            }
+            IdentityPrefix::Cidr(cidr) => (*cidr, cidr.prefix_len()),
+        };
+        let lengths = match cidr {
+            IpNet::V4(_) => &self.v4,
+            IpNet::V6(_) => &self.v6,
+        };
+        lengths.range(..below).rev().find_map(|length| {
+            let around = IpNet::new(cidr.addr(), *length).ok()?;
+            find(around.trunc())
+        })
+    }
 }
 
 fn is_wanted(prefix: &IdentityPrefix, compiled: &Compiled) -> bool {

@@ -5,17 +5,22 @@
 //!    address has yet.
 //! 2. What an endpoint may do at once more or less, everything or nothing, is
 //!    done. An endpoint whose rules change while identities move goes by a
-//!    table of the old and the new entries for the moment: an address then is
-//!    judged by the old ones as long as it has the old identity, by the new
-//!    ones as soon as it has the new one.
+//!    table of its own for the moment: it has the new entries of identities
+//!    that addresses come to, and the old ones of all others.
 //! 3. Identities move, each address straight from its old to its new one.
 //! 4. The new tables, then the flags; then entries of identities that are gone
 //!    are removed; and last the epoch is raised, so that open connections are
 //!    judged again.
 //!
+//! That an identity is come to and left, and rules over it change, all at once,
+//! is seen before, and gone around ([`detour`]).
+//!
 //! What the kernel holds is read at the first time, so an agent that died
 //! anywhere in between is no special case.
 
+mod change;
+mod detour;
+mod entries;
 mod identities;
 mod state;
 mod tables;

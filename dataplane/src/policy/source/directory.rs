@@ -80,6 +80,18 @@ impl Directory {
         &self.path
     }
 
+    /// Reads what has changed, so that [`Directory::scan`] finds it read, unless
+    /// it changes once more. Nothing comes into force by this.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn read_ahead(&mut self) -> io::Result<()> {
+        for (name, text) in &manifests(&self.path)? {
+            self.read(name, text);
+        }
+        Ok(())
+    }
+
     /// Reads what has changed.
     ///
     /// # Errors
@@ -361,6 +373,20 @@ mod tests {
         assert_eq!(folder.scan(), (vec![], vec![]));
         folder.restart();
         assert_eq!(folder.scan(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_was_read_ahead_comes_into_force_by_a_scan_as_it_then_is() {
+        let mut folder = Folder::new();
+        folder.write("a.yaml", &namespace("one", "x"));
+        folder.scan();
+        folder.write("a.yaml", "half of a fi: le: ");
+        folder.write("b.yaml", &namespace("two", "x"));
+        folder.directory.read_ahead().unwrap();
+        assert_eq!(folder.directory.model.namespaces.len(), 1);
+        folder.write("a.yaml", &namespace("one", "y"));
+        fs::remove_file(folder.root.path().join("in/b.yaml")).unwrap();
+        assert_eq!(folder.scan(), (vec!["one=y".into()], vec![]));
     }
 
     #[test]

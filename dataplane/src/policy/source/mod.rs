@@ -16,7 +16,7 @@ mod yaml;
 
 pub use directory::{Directory, FileState, Scan, scan_once};
 pub use object::read_objects;
-pub use watch::Watcher;
+pub use watch::{Stirred, Watcher};
 pub use yaml::{Located, documents, read};
 
 /// What is wrong with a file, and where.

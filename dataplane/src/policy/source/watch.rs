@@ -33,6 +33,10 @@ pub struct Watcher {
     events: Option<AsyncFd<OwnedFd>>,
 }
 
+/// How long to wait for more, where something was seen.
+#[derive(Debug)]
+pub struct Stirred(Option<Duration>);
+
 impl Watcher {
     /// For the folder at `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
@@ -44,16 +48,26 @@ impl Watcher {
         this
     }
 
-    /// Waits until the folder may have changed and has come to rest. Needs a
-    /// tokio runtime.
-    pub async fn changed(&mut self) {
+    /// Waits until the folder may have changed. Needs a tokio runtime.
+    pub async fn stirred(&mut self) -> Stirred {
         self.watch();
         let Some(events) = &self.events else {
-            return sleep(POLL).await;
+            sleep(POLL).await;
+            return Stirred(None);
         };
-        let Ok(mut settle) = timeout(REVIEW, drain(events)).await else {
-            // Watched anew, should the path lead elsewhere by now.
-            self.events = None;
+        match timeout(REVIEW, drain(events)).await {
+            Ok(settle) => Stirred(Some(settle)),
+            Err(_) => {
+                // Watched anew, should the path lead elsewhere by now.
+                self.events = None;
+                Stirred(None)
+            }
+        }
+    }
+
+    /// Waits until the folder has come to rest. Needs a tokio runtime.
+    pub async fn at_rest(&mut self, stirred: Stirred) {
+        let (Some(events), Stirred(Some(mut settle))) = (&self.events, stirred) else {
             return;
         };
         let end = Instant::now() + PATIENCE;

@@ -67,7 +67,14 @@ pub fn documents(text: &str) -> Result<Vec<Located>, Refused> {
 /// # Errors
 /// It does not fit; the reason starts with the path of keys.
 pub fn read<T: DeserializeOwned>(located: &Located) -> Result<T, Refused> {
-    serde_path_to_error::deserialize(located.value()).map_err(|error| {
+    let value = located.value();
+    // Following the path costs more than reading: only where it is asked for.
+    T::deserialize(&value).or_else(|_| explain(located, value))
+}
+
+/// Reads again, and tells where it does not fit.
+fn explain<T: DeserializeOwned>(located: &Located, value: Value) -> Result<T, Refused> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let reason = one_line(&error.inner().to_string());
         let path: Vec<_> = error.path().iter().cloned().collect();
         let line = located.line_of(&path);
