@@ -59,8 +59,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) failpoints: &'a Path,
 }
 
-/// Runs the tests of one form of the suite whose path contains one of `filters`, or all, handing
-/// each line of output to `line` too. A machine without such tests is not booted.
+/// Runs the tests of one form of the suite whose path contains one of `filters`, or whose machine's
+/// name is one, or all, handing each line of output to `line` too. A machine without such tests is not booted.
 ///
 /// # Errors
 /// The tests do not compile, or a guest does not do its work. A test that fails is no error here:
@@ -114,7 +114,10 @@ pub(crate) fn run(
             };
             let start = Instant::now();
             if let Err(error) = boot.run(&job, &line) {
-                problems.push(format!("machine \"{}\": {error:#}", boot.name));
+                let problem = format!("machine \"{}\": {error:#}", boot.name);
+                // Here too, beside what its tests have printed.
+                exec::step(&problem);
+                problems.push(problem);
             }
             exec::step(&format!(
                 "{}: {tests} tests in {} s; {} machines to come",
@@ -191,6 +194,8 @@ impl Boot {
 fn script(boot: &Boot, binaries: &Binaries, filters: &[String]) -> Result<(String, usize)> {
     let mut script = format!("set -e\n{}\nset +e\nstatus=0\n", boot.prepare);
     let mut number = 0;
+    let all_of_it = filters.iter().any(|filter| filter == boot.name);
+    let filters = if all_of_it { &[] } else { filters };
     for tests in boot.tests {
         let name = tests.binary();
         let binary = binaries
