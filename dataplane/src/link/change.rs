@@ -127,11 +127,14 @@ impl Netlink {
     /// [`LinkError::NotFound`], [`LinkError::Change`].
     pub fn set_ipvlan_mode(&mut self, ifindex: u32, mode: IpvlanMode) -> Result<(), LinkError> {
         let info = link_info(ChildKind::Ipvlan(mode));
-        self.set(
-            link(ifindex, vec![LinkAttribute::LinkInfo(info)]),
-            || format!("set interface {ifindex} to ipvlan mode {mode}"),
-            "",
-        )
+        let message = link(ifindex, vec![LinkAttribute::LinkInfo(info)]);
+        // SetLink accepts what belongs to a kind of interface, and passes it over.
+        self.socket
+            .change(RouteNetlinkMessage::NewLink(message), 0)
+            .map_err(|source| {
+                let change = format!("set interface {ifindex} to ipvlan mode {mode}");
+                self.refused_link(ifindex, change, source, "")
+            })
     }
 
     /// Sets the Ethernet address.
