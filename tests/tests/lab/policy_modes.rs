@@ -152,12 +152,20 @@ impl Place<'_> {
             let shown = agent.json(&["policy", "show", &ids[0].to_string()])?;
             Ok(shown.to_string().contains("81/udp"))
         })?;
-        for conversation in &conversations {
-            ensure!(
-                !conversation.goes_on(false)?,
-                "it goes on under a policy that forbids it"
-            );
-        }
+        let goes_on = thread::scope(|scope| {
+            let asking = conversations.iter();
+            let asking: Vec<_> = asking
+                .map(|conversation| scope.spawn(|| conversation.goes_on(false)))
+                .collect();
+            asking
+                .into_iter()
+                .map(|asking| asking.join().unwrap_or_else(|_| bail!("panicked")))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        ensure!(
+            goes_on == [false, false],
+            "a conversation goes on under a policy that forbids it: {goes_on:?}"
+        );
         let mut probes = vec![
             (machine, addresses(0), 80, false),
             (machine, addresses(0), 81, true),

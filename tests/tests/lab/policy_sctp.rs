@@ -23,10 +23,8 @@ family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
 listener = socket.socket(family, socket.SOCK_STREAM, 132)
 listener.bind((sys.argv[1], int(sys.argv[2])))
 listener.listen(8)
-print('listening', flush=True)
 while True:
-    connection, peer = listener.accept()
-    print('accepted', peer, flush=True)
+    connection, _ = listener.accept()
     connection.send(b'sctp')
     connection.close()
 ";
@@ -40,16 +38,21 @@ connection.connect((sys.argv[1], int(sys.argv[2])))
 print(connection.recv(4).decode(), end='')
 ";
 
+/// How many sockets listen on a port, on whatever address.
+fn listeners(pod: &TestNetns, port: u16) -> Result<usize> {
+    let table = output(pod.command("cat").arg("/proc/net/sctp/eps"))?;
+    let port = port.to_string();
+    let on_port = |line: &&str| line.split_whitespace().any(|word| word == port);
+    Ok(table.lines().filter(on_port).count())
+}
+
 fn serve(pod: &TestNetns, address: &str, port: u16) -> Result<Background> {
+    let before = listeners(pod, port)?;
     let server = pod.spawn("python3", &["-c", SERVER, address, &port.to_string()])?;
-    wait_until("the server to listen", || {
-        let table = output(pod.command("cat").arg("/proc/net/sctp/eps"))?;
-        let listens = |line: &str| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            words.contains(&port.to_string().as_str()) && words.contains(&address)
-        };
-        Ok(table.lines().any(listens))
-    })?;
+    wait_until(
+        "the server to listen",
+        || Ok(listeners(pod, port)? > before),
+    )?;
     Ok(server)
 }
 
