@@ -110,8 +110,8 @@ fn lab_if_there_is_one(form: Form, filters: &[String], tally: &mut Tally) -> Res
     match lab::suite::prepare(form) {
         Ok(()) => in_the_lab(form, filters, tally),
         Err(reason) => {
-            exec::step(&format!(
-                "Skipping the lab's tests (other kernels, SR-IOV, ipvlan, RDMA, a second node): {reason:#}"
+            tally.left_out = Some(format!(
+                "the lab's tests (other kernels, SR-IOV, ipvlan, RDMA, a second node): {reason:#}"
             ));
             Ok(())
         }
@@ -173,6 +173,8 @@ struct Tally {
     skipped: u64,
     /// Binaries that began to run tests and have not yet given a result.
     unfinished: u64,
+    /// Tests that the machine is not good for, and why.
+    left_out: Option<String>,
 }
 
 impl Tally {
@@ -193,8 +195,11 @@ impl Tally {
         self.failures + self.unfinished
     }
 
-    /// Says what came of all tests, in the last line.
+    /// Says what came of all tests, in the last line, and before it what was not even tried.
     fn show(&self) {
+        if let Some(what) = &self.left_out {
+            exec::step(&format!("Left out: {what}"));
+        }
         println!(
             "{} passed, {} failed, {} skipped",
             self.passed,

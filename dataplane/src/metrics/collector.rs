@@ -151,7 +151,8 @@ fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> 
         }
         Ok(())
     })?;
-    let help = "Filters put back after somebody had removed them, since the agent started";
+    let help = "Filters put back, and interfaces taken out of ipvlan mode l3s, after somebody had \
+                done the contrary, since the agent started";
     families.counter("filter_repairs", help, &|family| {
         family.sample(&[], &[], stats.repairs)
     })?;

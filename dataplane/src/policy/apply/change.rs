@@ -343,8 +343,11 @@ impl<'a, T: Tables> Change<'a, T> {
         direction: Direction,
         table: &Arc<Table>,
     ) -> Result<Option<u64>> {
+        // One table for the same rules, or one of two would not grow with them.
+        let wanted = self.applied.life_of(table);
         if let Some(life) = self.applied.life(id, direction)
             && self.applied.spells(life, table)
+            && wanted.is_none_or(|wanted| wanted == life)
         {
             let Moves { joined, left, .. } = &self.moves;
             if self.knows_any(id, direction, table, joined)
@@ -355,7 +358,7 @@ impl<'a, T: Tables> Change<'a, T> {
             self.applied.recognise(life, table.rules.clone());
             return Ok(None);
         }
-        let life = match self.applied.life_of(table) {
+        let life = match wanted {
             Some(life) => life,
             None => self.create(Some(table.rules.clone()), Arc::new(table.entries.clone()))?,
         };

@@ -384,9 +384,9 @@ mod tests {
         folder.write("b.yaml", &namespace("two", "x"));
         folder.directory.read_ahead().unwrap();
         assert_eq!(folder.directory.model.namespaces.len(), 1);
-        folder.write("a.yaml", &namespace("one", "y"));
+        folder.write("a.yaml", &namespace("one", "z"));
         fs::remove_file(folder.root.path().join("in/b.yaml")).unwrap();
-        assert_eq!(folder.scan(), (vec!["one=y".into()], vec![]));
+        assert_eq!(folder.scan(), (vec!["one=z".into()], vec![]));
     }
 
     #[test]
