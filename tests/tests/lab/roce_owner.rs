@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
     agent::TestAgent,
     netns::{TestNetns, output},
@@ -179,7 +179,7 @@ fn commands_show_them(
         ensure!(port["port"] == 1 && port["driver"] == "rxe", "{port}");
         // Soft-RoCE has neither counter sets nor counters that can be switched.
         let none = port["counters"].as_array().is_some_and(Vec::is_empty);
-        ensure!(none && port["sets"].is_null(), "{port}");
+        ensure!(none && port["sets"] == "off", "{port}");
     }
     let refused = agent.output(&["rdma", "counters", "enable", "cc_rx_ce_pkts"])?;
     let error = String::from_utf8(refused.stderr)?;
@@ -265,7 +265,7 @@ fn ports_count_what_the_device_says() -> Result<()> {
         let mut last = String::new();
         wait_until("the metrics to agree with the device", || {
             let text = http_get(&card.node, METRICS, "/metrics")?;
-            let told = |direction: &str| -> Result<u64> {
+            let told = |direction: &str| -> Result<Option<u64>> {
                 let name = &device.name;
                 let start = format!("sluice_rdma_port_packets_total{{device=\"{name}\",port=\"1\"");
                 let end = format!("source=\"hw\",direction=\"{direction}\"}} ");
@@ -274,20 +274,19 @@ fn ports_count_what_the_device_says() -> Result<()> {
                         .split_once(&end)
                         .map(|(_, value)| value)
                 });
-                Ok(value
-                    .with_context(|| format!("no {start} in\n{text}"))?
-                    .parse()?)
+                Ok(value.map(str::parse).transpose()?)
             };
+            // The agent looks for new devices every few seconds.
             let told = (told("ingress")?, told("egress")?);
             let counted = device.packets()?;
-            last = format!("told {told:?}, counted {counted:?}");
             let visible = format!("pod=\"{pod}\",uplink=\"\",visibility=\"wire\"");
-            if !text.contains(&visible) {
-                bail!("no {visible} in\n{text}");
-            }
-            Ok(counted.0 > 100 && told == counted)
+            let visible = text.contains(&visible);
+            last = format!("told {told:?}, counted {counted:?}, visible: {visible}");
+            // 50 messages, and as many acknowledgements.
+            let all = counted.0.min(counted.1) >= 50;
+            Ok(visible && all && told == (Some(counted.0), Some(counted.1)))
         })
-        .context(last)?;
+        .with_context(|| last)?;
     }
     let status = agent.json(&["status"])?;
     ensure!(status["roce"]["wire"] == 2, "{status}");
