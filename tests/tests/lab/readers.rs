@@ -264,7 +264,7 @@ fn hardware(device: &Rxe<'_>) -> Result<Hardware> {
     let counters = rdma.port_counters(index, 1)?;
     let numbers = counters
         .into_iter()
-        .map(|counter| (counter.name, counter.value));
+        .map(|counter| (counter.name.to_string(), counter.value));
     Ok(numbers.collect())
 }
 
