@@ -198,6 +198,13 @@ pub struct Ipam {
     pub kind: String,
 }
 
+/// One of the ranges of a set; the rest of it is the IPAM plugin's own.
+#[derive(Debug, Deserialize)]
+pub struct IpRange {
+    /// The subnet that it is in.
+    pub subnet: IpNet,
+}
+
 /// `runtimeConfig`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -207,6 +214,10 @@ pub struct RuntimeConfig {
     /// Addresses; the IPAM plugin reads them.
     #[serde(default)]
     pub ips: Vec<String>,
+    /// Where addresses are to be from, one of each set; the IPAM plugin reads
+    /// them.
+    #[serde(default)]
+    pub ip_ranges: Vec<Vec<IpRange>>,
     /// Device that was assigned.
     #[serde(rename = "deviceID")]
     pub device_id: Option<String>,
@@ -217,6 +228,13 @@ pub struct RuntimeConfig {
     pub bandwidth: Option<Value>,
     /// Ports of the node.
     pub port_mappings: Option<Value>,
+    /// Name servers; not supported.
+    pub dns: Option<Value>,
+    /// Names; not supported.
+    pub aliases: Option<Value>,
+    /// For InfiniBand; not supported.
+    #[serde(rename = "infinibandGUID")]
+    pub infiniband_guid: Option<Value>,
 }
 
 impl Config {
@@ -321,6 +339,9 @@ impl Config {
         for (key, value) in [
             ("bandwidth", &runtime.bandwidth),
             ("portMappings", &runtime.port_mappings),
+            ("dns", &runtime.dns),
+            ("aliases", &runtime.aliases),
+            ("infinibandGUID", &runtime.infiniband_guid),
         ] {
             if let Some(value) = value.as_ref().filter(|value| !is_empty(value)) {
                 return Err(Error::new(

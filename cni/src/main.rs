@@ -17,6 +17,7 @@ mod error;
 mod failpoint;
 mod http;
 mod ipam;
+mod ipam_lock;
 mod log;
 mod result;
 mod tombstone;

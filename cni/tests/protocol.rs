@@ -310,6 +310,22 @@ fn options_are_checked_before_anything_is_done() {
             2,
             "portMappings",
         ),
+        (
+            json!({"runtimeConfig": {"dns": {"servers": ["10.0.0.10"]}}}),
+            2,
+            "dns",
+        ),
+        (json!({"runtimeConfig": {"aliases": ["web"]}}), 2, "aliases"),
+        (
+            json!({"runtimeConfig": {"infinibandGUID": "c2:11:22:33:44:55:66:77"}}),
+            2,
+            "infinibandGUID",
+        ),
+        (
+            json!({"mode": "macvlan", "runtimeConfig": {"ipRanges": [[{"subnet": "10.1"}]]}}),
+            7,
+            "runtimeConfig.ipRanges[0][0].subnet",
+        ),
     ] {
         let (found, text) = Call::new("ADD", &config("1.0.0", folder.path(), more.clone())).error();
         assert_eq!(found, code, "{more}: {text}");

@@ -3,6 +3,7 @@
 
 use std::{
     env, fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -238,7 +239,10 @@ impl TestAgent {
             {
                 bail!("the agent ended: {status}");
             }
-            Ok(self.output(&["status"])?.status.success())
+            // Before the agent listens, a process that asks only takes the processor from it: in
+            // emulation, most of it.
+            let listens = UnixStream::connect(self.socket()).is_ok();
+            Ok(listens && self.output(&["status"])?.status.success())
         });
         answered.with_context(|| fs::read_to_string(self.log()).unwrap_or_default())
     }

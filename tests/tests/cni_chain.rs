@@ -232,6 +232,24 @@ fn the_main_plugin_honours_capabilities_and_arguments() -> Result<()> {
     let error = list.add(&node.sandbox, &pod.call("ADD")).unwrap_err();
     assert!(format!("{error:#}").contains("10.78.0.150"), "{error:#}");
     assert_eq!(pod.interfaces()?, [""; 0]);
+
+    // Host-local takes ranges from the runtime, static does not.
+    let of = |ipam: Value| {
+        let mut plugin = main_macvlan(&ipam);
+        plugin["capabilities"] = json!({"ipRanges": true});
+        let range = json!({
+            "subnet": "10.78.0.0/24", "rangeStart": "10.78.0.160", "rangeEnd": "10.78.0.160",
+        });
+        Chain::of("1.0.0", "net", &[plugin]).with_capabilities(json!({"ipRanges": [[range]]}))
+    };
+    let list = of(json!({"type": "host-local"}));
+    let added = list.add(&node.sandbox, &pod.call("ADD"))?;
+    assert_eq!(added["ips"][0]["address"], "10.78.0.160/24");
+    list.del(&node.sandbox, &pod.call("DEL"), Some(&added))?;
+    let list = of(static_ipam("10.79.0.7"));
+    let error = list.add(&node.sandbox, &pod.call("ADD")).unwrap_err();
+    assert!(format!("{error:#}").contains("ipRanges"), "{error:#}");
+    assert_eq!(pod.interfaces()?, [""; 0]);
     Ok(())
 }
 

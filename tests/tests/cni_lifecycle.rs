@@ -387,6 +387,62 @@ fn an_ipam_plugin_that_hangs_does_not_hold_up_other_pods() -> Result<()> {
     Ok(())
 }
 
+/// What it gives after the runtime has undone the ADD would be nobody's.
+#[test]
+fn an_ipam_plugin_that_outlives_a_killed_add_leaves_no_address() -> Result<()> {
+    let node = CniNode::new()?;
+    let before = node.look(&[])?;
+    for verb in ["DEL", "GC"] {
+        let folder = node.sandbox.folder().join(verb);
+        fs::create_dir(&folder)?;
+        let file = |name: &str| folder.join(name);
+        let list = with_ipam(
+            &node,
+            &format!(
+                "cat > /dev/null; cd {}
+                 [ $CNI_COMMAND = ADD ] || {{ echo released >> log; exit; }}
+                 touch begun; until [ -e go ]; do sleep 0.01; done; sleep 0.2
+                 echo given >> log",
+                folder.display()
+            ),
+        )?;
+        let mut config = our_config(&list, None)?;
+        config["cniVersion"] = json!("1.1.0");
+        config["ipamTimeout"] = json!(600);
+        let pod = CniPod::new("pod-1")?;
+        let mut adding = pod.call("ADD").start(&node.sandbox, "sluice", &config)?;
+        wait_until("the IPAM plugin to be at work", || {
+            Ok(file("begun").exists())
+        })?;
+        adding.kill()?;
+        adding.wait()?;
+        let call = match verb {
+            "GC" => Call {
+                verb: verb.into(),
+                ..Call::default()
+            },
+            _ => pod.call(verb),
+        };
+        config["cni.dev/valid-attachments"] = json!([]);
+        thread::scope(|scope| -> Result<()> {
+            let undoing = scope.spawn(|| call.run(&node.sandbox, "sluice", &config));
+            // The agent's part does not wait for addresses.
+            let gone = wait_until("the interface to be gone", || {
+                Ok(pod.interfaces()? == [""; 0] && node.endpoints()?.is_empty())
+            });
+            fs::write(file("go"), "")?;
+            undoing.join().map_err(|_| anyhow!("panicked"))??.result()?;
+            gone
+        })
+        .context(verb)?;
+        let log = fs::read_to_string(file("log"))?;
+        assert_eq!(log, "given\nreleased\n", "{verb}");
+        drop(pod);
+        node.wait_same(&before, &[]).context(verb)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn an_address_in_use_is_found_before_the_pod_has_it() -> Result<()> {
     let node = CniNode::new()?;

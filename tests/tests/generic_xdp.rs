@@ -1,7 +1,7 @@
 //! An uplink whose XDP program runs in the network stack ("generic"): what the kernel does to
 //! packets for it must not show at the pods.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use anyhow::{Context as _, Result, ensure};
 use dataplane::api::types::EndpointStats;
@@ -88,5 +88,63 @@ fn packets_of_other_machines_are_read_right() -> Result<()> {
     for mechanism in mechanisms() {
         reads_right(&["--tc", mechanism]).context(*mechanism)?;
     }
+    Ok(())
+}
+
+/// The kernel moves the start of no packet of more than 16 KiB, unless it is made of segments: one
+/// whose link header is lost stays without, and what cannot be read does not pass. Where the kernel
+/// loses none, it arrives.
+#[test]
+fn a_packet_too_large_to_be_repaired_is_dropped() -> Result<()> {
+    const MTU: &str = "60000";
+    let setup = TestNode::new(1)?;
+    let (pod, machine) = (&setup.pods[0], &setup.machine);
+    for (netns, interface) in [
+        (&setup.node, UPLINK),
+        (machine, "eth0"),
+        (pod, POD_INTERFACE),
+    ] {
+        netns.ip(&format!("link set {interface} mtu {MTU}"))?;
+    }
+    let agent = TestAgent::start(
+        &setup.node,
+        &["--metrics-address", "off", "--xdp", "generic"],
+    )?;
+    agent.run(&["uplink", "add", UPLINK])?;
+    let id = agent.attach(pod, POD_INTERFACE)?;
+    let [address, _] = addresses(0);
+    let receiver = pod.enter(|| UdpSocket::bind((address.as_str(), 0)))??;
+    receiver.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+    let sender = machine.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    sender.connect(receiver.local_addr()?)?;
+    let mut datagram = vec![0; usize::from(u16::MAX)];
+    for length in [15_000, 40_000, 9_000] {
+        sender.send(&vec![7; length])?;
+    }
+    let mut received = Vec::new();
+    while received.last() != Some(&9_000) {
+        received.push(receiver.recv(&mut datagram)?);
+    }
+    let stats: EndpointStats = serde_json::from_value(agent.stats(id)?)?;
+    let dropped: Vec<_> = stats
+        .drops
+        .iter()
+        .map(|drop| {
+            (
+                drop.direction.as_str(),
+                drop.reason.as_str(),
+                drop.count.packets,
+            )
+        })
+        .collect();
+    let expected: (&[usize], &[_]) = if received.contains(&40_000) {
+        (&[15_000, 40_000, 9_000], &[])
+    } else {
+        (&[15_000, 9_000], &[("ingress", "link_header_lost", 1)])
+    };
+    ensure!(
+        (&received[..], &dropped[..]) == expected,
+        "{received:?} arrived, dropped {dropped:?}"
+    );
     Ok(())
 }

@@ -110,8 +110,8 @@ fn lab_if_there_is_one(form: Form, filters: &[String], tally: &mut Tally) -> Res
     match lab::suite::prepare(form) {
         Ok(()) => in_the_lab(form, filters, tally),
         Err(reason) => {
-            exec::step(&format!(
-                "Skipping the lab's tests (other kernels, SR-IOV, ipvlan, RDMA, a second node): {reason:#}"
+            tally.left_out = Some(format!(
+                "the lab's tests (other kernels, SR-IOV, ipvlan, RDMA, a second node): {reason:#}"
             ));
             Ok(())
         }
@@ -122,11 +122,6 @@ fn lab_if_there_is_one(form: Form, filters: &[String], tally: &mut Tally) -> Res
 fn in_the_lab(form: Form, filters: &[String], tally: &mut Tally) -> Result<()> {
     setup::system(&[Group::Test])?;
     setup::cni_clients()?;
-    setup::cni_clients()?;
-    if let Err(reason) = setup::sriov_cni() {
-        // One test has need of it, and says so.
-        exec::step(&format!("Going on without sriov-cni: {reason:#}"));
-    }
     build::object(false)?;
     let failpoints = build::with_failpoints()?;
     let sluice = build::sluice(Profile::Release, false)?;
@@ -134,10 +129,13 @@ fn in_the_lab(form: Form, filters: &[String], tally: &mut Tally) -> Result<()> {
         sluice: &sluice,
         failpoints: &failpoints,
     };
-    if let Err(error) = lab::suite::run(form, &subject, filters, &mut |line| tally.count(line)) {
-        // The other machines' results count all the same.
-        eprintln!("error: {error:#}");
-        tally.failures += 1;
+    match lab::suite::run(form, &subject, filters, &mut |line| tally.count(line)) {
+        Ok(skipped) => tally.skipped += skipped,
+        Err(error) => {
+            // The other machines' results count all the same.
+            eprintln!("error: {error:#}");
+            tally.failures += 1;
+        }
     }
     Ok(())
 }
@@ -175,6 +173,8 @@ struct Tally {
     skipped: u64,
     /// Binaries that began to run tests and have not yet given a result.
     unfinished: u64,
+    /// Tests that the machine is not good for, and why.
+    left_out: Option<String>,
 }
 
 impl Tally {
@@ -195,8 +195,11 @@ impl Tally {
         self.failures + self.unfinished
     }
 
-    /// Says what came of all tests, in the last line.
+    /// Says what came of all tests, in the last line, and before it what was not even tried.
     fn show(&self) {
+        if let Some(what) = &self.left_out {
+            exec::step(&format!("Left out: {what}"));
+        }
         println!(
             "{} passed, {} failed, {} skipped",
             self.passed,

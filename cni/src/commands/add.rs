@@ -10,6 +10,7 @@ use crate::{
     device_info,
     error::{Code, Error},
     ipam::{Ipam, Running},
+    ipam_lock::IpamLock,
     result::{self, Lease},
 };
 
@@ -87,6 +88,9 @@ impl Main<'_> {
     /// The interface is made and the addresses are asked for at the same time.
     fn make(&self, request: &AddRequest, ipam: Option<&Ipam<'_>>) -> Result<Value, Error> {
         crate::failpoint::step("cni::plugin::add::before_ipam")?;
+        let _lock = ipam
+            .map(|_| IpamLock::take(self.config, &request.attachment))
+            .transpose()?;
         let early = ipam
             .filter(|ipam| !ipam.needs_interface())
             .map(|ipam| ipam.start(Command::Add))
@@ -151,28 +155,36 @@ impl Main<'_> {
         device_info::write(file, pci, added.rdma_device.as_deref())
     }
 
-    /// An IPAM plugin that does not know the capability `ips` would give other
-    /// addresses than the pod asked for.
+    /// An IPAM plugin that does not know the capabilities `ips` and `ipRanges`
+    /// would give other addresses than the pod asked for.
     fn check_wishes(&self, lease: &Lease) -> Result<(), Error> {
         for wish in self.config.requested_addresses(self.call) {
             let wanted = address_of(wish)
                 .ok_or_else(|| Error::config(format!("{wish:?} is no IP address")))?;
-            let given = lease.addresses.iter();
-            if !given
-                .into_iter()
-                .any(|given| given.address.addr() == wanted)
-            {
-                return Err(Error::new(
-                    Code::UnsupportedField,
-                    format!(
-                        "ips {wish}: the IPAM plugin {} gave other addresses; use one that \
-                         honours the capability, such as host-local or static",
-                        self.config.ipam().unwrap_or("(none)")
-                    ),
-                ));
+            let mut given = lease.addresses.iter();
+            if !given.any(|given| given.address.addr() == wanted) {
+                return Err(self.ignored(&format!("ips {wish}")));
+            }
+        }
+        for set in &self.config.fields.runtime_config.ip_ranges {
+            let mut given = lease.addresses.iter().map(|given| given.address.addr());
+            if !given.any(|given| set.iter().any(|range| range.subnet.contains(&given))) {
+                let subnets: Vec<_> = set.iter().map(|range| range.subnet.to_string()).collect();
+                return Err(self.ignored(&format!("ipRanges {}", subnets.join(", "))));
             }
         }
         Ok(())
+    }
+
+    fn ignored(&self, wish: &str) -> Error {
+        Error::new(
+            Code::UnsupportedField,
+            format!(
+                "{wish}: the IPAM plugin {} gave other addresses; use one that honours the \
+                 capability, such as host-local",
+                self.config.ipam().unwrap_or("(none)")
+            ),
+        )
     }
 
     /// After a failure nothing stays, neither interface nor address.

@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     error::Error,
     ipam::Ipam,
+    ipam_lock::IpamLock,
     log::{self, Level},
     tombstone,
 };
@@ -20,7 +21,10 @@ pub fn run(call: &Call, config: &Config, agent: &Agent) -> Result<(), Error> {
     };
     let ipam = Ipam::of(call, config);
     let release = || match &ipam {
-        Ok(Some(ipam)) if config.fields.mode.is_some() => ipam.run(Command::Del).map(drop),
+        Ok(Some(ipam)) if config.fields.mode.is_some() => {
+            let _lock = IpamLock::follow(config, &del.attachment);
+            ipam.run(Command::Del).map(drop)
+        }
         // A chained plugin has no addresses to release.
         Ok(_) => Ok(()),
         Err(error) if config.fields.mode.is_some() => Err(error.clone()),

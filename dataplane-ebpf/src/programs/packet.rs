@@ -132,7 +132,8 @@ pub enum LinkHeader {
     InPlace,
     /// It was lost and is back: what is known of the packet is void.
     Restored,
-    /// It is lost and there is no memory to bring it back.
+    /// It is lost and the kernel does not bring it back: there is no memory, or
+    /// the packet is larger than 16 KiB and no segments.
     Lost,
 }
 

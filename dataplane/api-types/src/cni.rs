@@ -19,6 +19,9 @@ use crate::{Mac, PodName};
 /// The folder below the agent's state folder where the plugin leaves a file
 /// for each DEL that the agent did not hear.
 pub const TOMBSTONES: &str = "cni/tombstones";
+/// Folder of the locks that ADDs hold while their IPAM plugins run, in the
+/// agent's state folder.
+pub const IPAM_LOCKS: &str = "cni/ipam";
 /// Version of a tombstone's format.
 pub const TOMBSTONE_VERSION: u32 = 1;
 /// The field of a result under which stands what CNI has no place for.

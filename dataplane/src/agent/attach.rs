@@ -40,7 +40,6 @@ impl Agent {
             pod: request.pod.clone(),
             pace: Pace::Thorough,
         })?;
-        self.store.settle()?;
         self.endpoint(id)
     }
 
@@ -283,15 +282,20 @@ impl Agent {
         Ok(())
     }
 
+    /// Notes whose an endpoint is. The caller has its turn.
     fn set_pod(&self, id: u32, pod: Option<&PodName>) -> Result<()> {
-        let mut state = self.state_mut();
-        let Some(endpoint) = state.endpoints.get_mut(&id) else {
-            return Err(unknown(id));
+        let known = {
+            let state = self.state();
+            let endpoint = state.endpoints.get(&id);
+            endpoint.map(|endpoint| endpoint.record.clone())
         };
-        if pod.is_some() && endpoint.record.pod.as_ref() != pod {
-            let mut record = endpoint.record.clone();
-            record.pod = pod.cloned();
-            self.store.put_endpoint(&record)?;
+        let mut record = known.ok_or_else(|| unknown(id))?;
+        if pod.is_none() || record.pod.as_ref() == pod {
+            return Ok(());
+        }
+        record.pod = pod.cloned();
+        self.store.put_endpoint(&record)?;
+        if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
             endpoint.record = record;
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! What a pod's start need not wait for: from stand-ins on clsact to entry
-//! programs on TCX, and syncing records.
+//! programs on TCX.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -65,18 +65,10 @@ impl Agent {
                 for id in ids {
                     agent.replace_stand_in(id);
                 }
-                agent.settle_records();
             });
             replaced.await?;
         }
         Ok(())
-    }
-
-    /// Has on disk what was written since the last time.
-    pub(super) fn settle_records(&self) {
-        if let Err(error) = self.store.settle() {
-            tracing::warn!("{error}");
-        }
     }
 
     fn replace_stand_in(&self, id: u32) {

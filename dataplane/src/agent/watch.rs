@@ -137,7 +137,6 @@ impl Agent {
         }
         self.sync_reach(&mut self.changes());
         self.sync_policy();
-        self.settle_records();
         undone
     }
 

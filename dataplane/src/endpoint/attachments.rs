@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    AttachmentRecord, Made, Stage, Store, StoreError,
-    store::{Synced, json_files, remove},
+    AttachmentRecord, Store, StoreError,
+    file::{json_files, remove},
 };
 use crate::api::types::cni::{Attachment, DelRequest, TOMBSTONE_VERSION, TOMBSTONES, Tombstone};
 
@@ -40,19 +40,12 @@ impl Store {
         }
     }
 
-    /// Writes how far an attachment has come. An intent is on disk when this
-    /// returns, and so is everything about a VF, whose settings at its PF may
-    /// outlive a power cut. What else becomes of an ADD does not: it is to be
-    /// settled.
+    /// Writes how far an attachment has come.
     ///
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_attachment(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
-        let synced = match (record.stage, &record.made) {
-            (Stage::Intent, _) | (_, Some(Made::Vf(_))) => Synced::Now,
-            (Stage::Created | Stage::Done, _) => Synced::Later,
-        };
-        self.write(&self.attachment_path(&record.attachment), record, synced)
+        self.write(&self.attachment_path(&record.attachment), record)
     }
 
     /// Forgets an attachment, be its file readable or not.
@@ -116,7 +109,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::link::{NetnsId, NetnsRef};
+    use crate::{
+        endpoint::Stage,
+        link::{NetnsId, NetnsRef},
+    };
 
     fn attachment(container: &str) -> Attachment {
         Attachment::new(container, "net1").unwrap()
@@ -154,12 +150,10 @@ mod tests {
         done.stage = Stage::Done;
         done.result = Some(json!({"ips": []}));
         store.put_attachment(&done).unwrap();
-        store.settle().unwrap();
         store.put_attachment(&record("gone")).unwrap();
         done.attachment = attachment("gone");
         store.put_attachment(&done).unwrap();
         store.remove_attachment(&done.attachment).unwrap();
-        store.settle().unwrap();
         done.attachment = attachment("b");
         drop(store);
         let found = open(folder.path()).attachments();

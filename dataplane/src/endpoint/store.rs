@@ -1,76 +1,33 @@
-//! Records on disk, one file each, so that a crash at any moment leaves every
-//! file either as it was or as it should be.
+//! Records on disk, one file each.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{EndpointRecord, UplinkRecord, attachments::ATTACHMENTS};
-use crate::{api::types::cni::TOMBSTONES, hw::Saved, policy::compile::RuleName};
-
-/// Version of the files' format.
-const VERSION: u32 = 1;
-
-/// A file of the store could not be used. The text is one line.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {cause}", path = .path.display())]
-pub struct StoreError {
-    path: PathBuf,
-    cause: String,
-    conflict: bool,
-}
-
-impl StoreError {
-    pub(super) fn new(path: &Path, cause: impl ToString) -> Self {
-        Self {
-            path: path.to_owned(),
-            cause: cause.to_string(),
-            conflict: false,
-        }
-    }
-
-    /// Whether another agent is in the way.
-    pub fn is_conflict(&self) -> bool {
-        self.conflict
-    }
-}
-
-/// When a record is safe from a power cut.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Synced {
-    /// When the write returns.
-    Now,
-    /// After [`Store::settle`]. Until then it is safe from the agent's death
-    /// only, which costs a pod's start no milliseconds.
-    Later,
-}
-
-/// What every file holds.
-#[derive(Serialize, Deserialize)]
-struct Envelope<T> {
-    version: u32,
-    /// The kernel's boot id when it was written: what it says of the kernel is
-    /// void after a reboot.
-    boot_id: String,
-    record: T,
-}
+use super::{
+    EndpointRecord, StoreError, UplinkRecord,
+    attachments::ATTACHMENTS,
+    file::{self, json_files, read, remove, temporary_files},
+};
+use crate::{
+    api::types::cni::{IPAM_LOCKS, TOMBSTONES},
+    hw::Saved,
+    policy::compile::RuleName,
+};
 
 /// The agent's folder, usually `/var/lib/sluice`.
 #[derive(Debug)]
 pub struct Store {
     pub(super) root: PathBuf,
     pub(super) boot_id: String,
-    /// Written, and not synced yet.
-    unsettled: Mutex<BTreeSet<PathBuf>>,
     // Held for the agent's life.
     _lock: Flock<File>,
 }
@@ -81,7 +38,8 @@ impl Store {
     /// # Errors
     /// It cannot be made, or another agent has it.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for folder in ["endpoints", "uplinks", ATTACHMENTS, TOMBSTONES].map(|name| root.join(name))
+        for folder in ["endpoints", "uplinks", ATTACHMENTS, TOMBSTONES, IPAM_LOCKS]
+            .map(|name| root.join(name))
         {
             fs::create_dir_all(&folder).map_err(|error| StoreError::new(&folder, error))?;
         }
@@ -91,7 +49,6 @@ impl Store {
         Ok(Self {
             root: root.to_owned(),
             boot_id: boot_id.trim().to_owned(),
-            unsettled: Mutex::default(),
             _lock: lock,
         })
     }
@@ -110,7 +67,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn probe(&self) -> Result<(), StoreError> {
         let path = self.root.join("probe");
-        self.write(&path, &(), Synced::Now)?;
+        self.write(&path, &())?;
         remove(&path)
     }
 
@@ -126,12 +83,12 @@ impl Store {
         (records.collect(), errors)
     }
 
-    /// Writes an endpoint's record, to be settled.
+    /// Writes an endpoint's record.
     ///
     /// # Errors
     /// The disk is full or read-only; the record on it is as it was.
     pub fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
-        self.write(&self.endpoint_path(record.id), record, Synced::Later)
+        self.write(&self.endpoint_path(record.id), record)
     }
 
     /// Forgets an endpoint; one that is not there is as good.
@@ -159,9 +116,10 @@ impl Store {
     }
 
     /// Removes the temporary files of writers that were killed: an agent before
-    /// this one, and plugins, whose process id is in the name.
+    /// this one, and plugins, whose process id is in the name; and the locks
+    /// of plugins that were killed.
     pub fn sweep_temporary(&self) {
-        let folder = |name: &str| files_with(&self.root.join(name), "new");
+        let folder = |name: &str| temporary_files(&self.root.join(name));
         let own = ["", "endpoints", "uplinks", ATTACHMENTS].map(folder);
         let plugins = folder(TOMBSTONES).into_iter().filter(|path| {
             let process = path.file_stem().map(Path::new).and_then(Path::extension);
@@ -171,6 +129,14 @@ impl Store {
         for path in own.into_iter().flatten().chain(plugins) {
             let _ = fs::remove_file(path);
         }
+        for path in json_files(&self.root.join(IPAM_LOCKS)) {
+            let lock = File::open(&path)
+                .map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock).ok());
+            // Nobody holds it: neither a plugin nor an IPAM plugin that outlived one.
+            if let Ok(Some(_lock)) = lock {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 
     /// Writes an uplink's record.
@@ -178,7 +144,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_uplink(&self, record: &UplinkRecord) -> Result<(), StoreError> {
-        self.write(&self.uplink_path(record.id), record, Synced::Now)
+        self.write(&self.uplink_path(record.id), record)
     }
 
     /// Forgets an uplink.
@@ -206,7 +172,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_blocks(&self, blocks: &[IpNet]) -> Result<(), StoreError> {
-        self.write(&self.blocks_path(), &blocks, Synced::Now)
+        self.write(&self.blocks_path(), &blocks)
     }
 
     /// The numbers of policies' rules; none where there is no record.
@@ -227,7 +193,7 @@ impl Store {
     /// As [`Store::put_endpoint`].
     pub fn put_rules(&self, rules: &BTreeMap<u32, RuleName>) -> Result<(), StoreError> {
         let rules: Vec<_> = rules.iter().collect();
-        self.write(&self.rules_path(), &rules, Synced::Now)
+        self.write(&self.rules_path(), &rules)
     }
 
     /// The hardware counters that an earlier agent of this boot saved.
@@ -248,7 +214,7 @@ impl Store {
     /// # Errors
     /// As [`Store::put_endpoint`].
     pub fn put_hw_counters(&self, saved: &Saved) -> Result<(), StoreError> {
-        self.write(&self.hw_counters_path(), saved, Synced::Later)
+        self.write(&self.hw_counters_path(), saved)
     }
 
     fn hw_counters_path(&self) -> PathBuf {
@@ -286,77 +252,9 @@ impl Store {
         (records, errors)
     }
 
-    /// Temporary file, then rename: the name always leads to a whole record.
-    /// What outlives the machine is on disk when this returns, by a sync of
-    /// the file and of the folder, each of which takes milliseconds.
-    /// Syncs all records that have been written and are not synced yet.
-    ///
-    /// # Errors
-    /// The disk fails; the next call tries again.
-    pub fn settle(&self) -> Result<(), StoreError> {
-        let paths = std::mem::take(&mut *self.unsettled());
-        let folders: BTreeSet<_> = paths.iter().filter_map(|path| path.parent()).collect();
-        let mut synced = Ok(());
-        for path in paths.iter().map(PathBuf::as_path).chain(folders) {
-            match File::open(path).and_then(|file| file.sync_all()) {
-                // Forgotten meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    synced = Err(StoreError::new(path, format!("cannot be synced: {error}")));
-                }
-                Ok(()) => {}
-            }
-        }
-        if synced.is_err() {
-            self.unsettled().extend(paths);
-        }
-        synced
-    }
-
-    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.unsettled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Writes a record. Until this returns the old one is there.
-    pub(super) fn write<T: Serialize>(
-        &self,
-        path: &Path,
-        record: &T,
-        synced: Synced,
-    ) -> Result<(), StoreError> {
-        let envelope = Envelope {
-            version: VERSION,
-            boot_id: self.boot_id.clone(),
-            record,
-        };
-        let fail = |error: io::Error| {
-            let remedy = match error.kind() {
-                io::ErrorKind::StorageFull => "; free some space",
-                io::ErrorKind::ReadOnlyFilesystem => "; the agent needs a writable state_dir",
-                _ => "",
-            };
-            StoreError::new(path, format!("cannot be written: {error}{remedy}"))
-        };
-        let text = serde_json::to_vec_pretty(&envelope).map_err(|error| fail(error.into()))?;
-        let temporary = path.with_extension("new");
-        let written = (|| {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&text)?;
-            if synced == Synced::Later {
-                fs::rename(&temporary, path)?;
-                self.unsettled().insert(path.to_owned());
-                return Ok(());
-            }
-            file.sync_all()?;
-            fs::rename(&temporary, path)?;
-            File::open(path.parent().unwrap_or(&self.root))?.sync_all()
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.map_err(fail)
+    /// As [`file::write`], of this boot.
+    pub(super) fn write<T: Serialize>(&self, path: &Path, record: &T) -> Result<(), StoreError> {
+        file::write(path, &self.boot_id, record)
     }
 }
 
@@ -373,17 +271,14 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
     let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
         let holder = fs::read_to_string(path).unwrap_or_default();
         match error {
-            nix::errno::Errno::EWOULDBLOCK => StoreError {
-                conflict: true,
-                ..StoreError::new(
-                    path,
-                    format!(
-                        "another agent (pid {}) is running on this folder; stop it first, or \
-                         give this one another --state-dir, --bpffs and --socket",
-                        holder.trim()
-                    ),
-                )
-            },
+            nix::errno::Errno::EWOULDBLOCK => StoreError::conflict(
+                path,
+                format!(
+                    "another agent (pid {}) is running on this folder; stop it first, or give \
+                     this one another --state-dir, --bpffs and --socket",
+                    holder.trim()
+                ),
+            ),
             other => StoreError::new(path, other),
         }
     })?;
@@ -391,40 +286,6 @@ fn lock(path: &Path) -> Result<Flock<File>, StoreError> {
     lock.set_len(0).map_err(fail)?;
     writeln!(lock, "{}", std::process::id()).map_err(fail)?;
     Ok(lock)
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<(String, T), StoreError> {
-    let text = fs::read(path).map_err(|error| StoreError::new(path, error))?;
-    let envelope: Envelope<T> = serde_json::from_slice(&text)
-        .map_err(|error| StoreError::new(path, format!("not a record of Sluice: {error}")))?;
-    if envelope.version != VERSION {
-        return Err(StoreError::new(
-            path,
-            format!("format {}, not {VERSION}", envelope.version),
-        ));
-    }
-    Ok((envelope.boot_id, envelope.record))
-}
-
-pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::new(path, error)),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn json_files(folder: &Path) -> Vec<PathBuf> {
-    files_with(folder, "json")
-}
-
-fn files_with(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|found| found == extension))
-        .collect();
-    paths.sort();
-    paths
 }
 
 /// The endpoint whose file this is.

@@ -1,8 +1,9 @@
 //! Agent and plugin killed at each step of an ADD and a DEL that lend a virtual function.
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use sluice_tests::{
-    cni::{call::Call, chain::Chain, sandbox::Sandbox},
+    cni::{call::Call, chain::Chain},
     netns::TestNetns,
     poll::wait_until,
 };
@@ -35,76 +36,116 @@ const PLUGIN_DEL: &[&str] = &[
     "cni::plugin::del::after_agent",
 ];
 
-fn set(node: &mut Node, failpoint: Option<&str>) -> Result<()> {
-    let value = failpoint.map(|point| format!("{point}=return(kill)"));
-    node.agent
-        .set_environment("FAILPOINTS", &value.unwrap_or_default());
-    // It may have killed itself, as it was told to.
-    let _ = node.agent.kill();
-    node.agent.restart()
+/// A node with a function whose settings must come back.
+struct Case {
+    node: Node,
+    chain: Chain,
+    before: [Value; 4],
+    killed: u32,
 }
 
-/// DEL as a runtime does it: again until it is done.
-fn del(chain: &Chain, sandbox: &Sandbox, call: &Call) -> Result<()> {
-    let mut last = None;
-    let done = wait_until("DEL to succeed", || {
-        last = chain.del(sandbox, call, None).err();
-        Ok(last.is_none())
-    });
-    done.with_context(|| format!("{last:?}"))
+impl Case {
+    fn new() -> Result<Self> {
+        let node = Node::with_failpoints(1)?;
+        Ok(Self {
+            before: node.state(0)?,
+            chain: node.chain(0, "10.96.0.10", "on")?,
+            node,
+            killed: 0,
+        })
+    }
+
+    /// Starts the agent anew, to die at this step. Each start takes seconds in emulation.
+    fn restart(&mut self, failpoint: Option<&str>) -> Result<()> {
+        let agent = &mut self.node.agent;
+        agent.set_environment("FAILPOINTS", &failpoint.map(kill).unwrap_or_default());
+        // It may have killed itself, as it was told to.
+        let _ = agent.kill();
+        agent.restart()
+    }
+
+    fn add(&self, call: &Call) -> Result<()> {
+        self.chain.add(&self.node.sandbox, call).map(drop)
+    }
+
+    /// DEL as a runtime does it: again until it is done. Then the function is what it was.
+    fn del(&mut self, call: &Call) -> Result<()> {
+        let mut last = None;
+        let done = wait_until("DEL to succeed", || {
+            last = self.chain.del(&self.node.sandbox, call, None).err();
+            Ok(last.is_none())
+        });
+        done.with_context(|| format!("{last:?}"))?;
+        let after = self.node.state(0)?;
+        ensure!(after == self.before, "{after:?} was {:?}", self.before);
+        let endpoints = self.node.agent.json(&["endpoints"])?;
+        ensure!(endpoints == json!([]), "{endpoints}");
+        self.killed += 1;
+        Ok(())
+    }
+}
+
+fn kill(failpoint: &str) -> String {
+    format!("{failpoint}=return(kill)")
+}
+
+fn agent_in_add(case: &mut Case) -> Result<()> {
+    case.restart(AGENT_ADD.first().copied())?;
+    for (number, point) in AGENT_ADD.iter().enumerate() {
+        let pod = TestNetns::new()?;
+        ensure!(case.add(&call("ADD", "pod", &pod)).is_err(), "{point}");
+        case.node.agent.wait_dead().context(*point)?;
+        // Nothing of a DEL or of a start is at the next step, so the next agent may have it set.
+        case.restart(AGENT_ADD.get(number + 1).copied())?;
+        case.del(&call("DEL", "pod", &pod)).context(*point)?;
+    }
+    Ok(())
+}
+
+fn agent_in_del(case: &mut Case) -> Result<()> {
+    for point in AGENT_DEL {
+        let pod = TestNetns::new()?;
+        case.add(&call("ADD", "pod", &pod)).context(*point)?;
+        case.restart(Some(point))?;
+        let del = call("DEL", "pod", &pod);
+        // It may be done by then, or be left to the next start.
+        let _ = case.chain.del(&case.node.sandbox, &del, None);
+        case.node.agent.wait_dead().context(*point)?;
+        case.restart(None)?;
+        case.del(&del).context(*point)?;
+    }
+    Ok(())
+}
+
+fn plugin(case: &mut Case, verb: &str, points: &[&'static str]) -> Result<()> {
+    for point in points {
+        let pod = TestNetns::new()?;
+        let set = |call: Call, at: &str| match at == verb {
+            true => call.with("FAILPOINTS", &kill(point)),
+            false => call,
+        };
+        let added = case.add(&set(call("ADD", "pod", &pod), "ADD"));
+        let done = added.and_then(|()| {
+            let del = set(call("DEL", "pod", &pod), "DEL");
+            case.chain.del(&case.node.sandbox, &del, None)
+        });
+        ensure!(done.is_err(), "{point} was not reached");
+        case.del(&call("DEL", "pod", &pod)).context(*point)?;
+    }
+    Ok(())
 }
 
 #[test]
 #[ignore = "runs in the lab: cargo xtask test --lab"]
 fn functions_come_back_whoever_is_killed_and_when() -> Result<()> {
-    let mut node = Node::with_failpoints(1)?;
-    let before = node.state(0)?;
-    let chain = node.chain(0, "10.96.0.10", "on")?;
-    let cases = [
-        ("agent", "ADD", AGENT_ADD),
-        ("agent", "DEL", AGENT_DEL),
-        ("plugin", "ADD", PLUGIN_ADD),
-        ("plugin", "DEL", PLUGIN_DEL),
-    ];
-    let mut killed = 0;
-    for (who, verb, points) in cases {
-        for &point in points {
-            let context = || format!("{who} killed at {point}");
-            let pod = TestNetns::new()?;
-            let mut add = call("ADD", "pod", &pod);
-            let mut first = call("DEL", "pod", &pod);
-            if verb == "DEL" {
-                chain.add(&node.sandbox, &add).with_context(context)?;
-            }
-            if who == "agent" {
-                set(&mut node, Some(point)).with_context(context)?;
-            } else {
-                let fault = format!("{point}=return(kill)");
-                add = add.with("FAILPOINTS", &fault);
-                first = first.with("FAILPOINTS", &fault);
-            }
-            let done = match verb {
-                "ADD" => chain.add(&node.sandbox, &add).map(drop),
-                _ => chain.del(&node.sandbox, &first, None),
-            };
-            if who == "agent" {
-                node.agent.wait_dead().with_context(context)?;
-                set(&mut node, None).with_context(context)?;
-            } else {
-                ensure!(done.is_err(), "{}: it was not reached", context());
-            }
-            killed += 1;
-            del(&chain, &node.sandbox, &call("DEL", "pod", &pod)).with_context(context)?;
-            let after = node.state(0).with_context(context)?;
-            ensure!(after == before, "{}: {after:?} was {before:?}", context());
-            ensure!(
-                node.agent
-                    .json(&["endpoints"])?
-                    .as_array()
-                    .is_some_and(Vec::is_empty)
-            );
-        }
-    }
-    println!("killed at {killed} steps; the function was as before each time");
+    let mut case = Case::new()?;
+    plugin(&mut case, "ADD", PLUGIN_ADD)?;
+    plugin(&mut case, "DEL", PLUGIN_DEL)?;
+    agent_in_del(&mut case)?;
+    agent_in_add(&mut case)?;
+    println!(
+        "killed at {} steps; the function was as before each time",
+        case.killed
+    );
     Ok(())
 }

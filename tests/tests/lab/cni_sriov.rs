@@ -1,15 +1,10 @@
 //! Chained behind the reference sriov-cni plugin.
 
-use std::os::unix::fs::symlink;
+use std::{env, os::unix::fs::symlink};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use sluice_tests::{
-    cni::{chain::Chain, clients},
-    netns::TestNetns,
-    node::pings,
-    poll::wait_until,
-};
+use sluice_tests::{cni::chain::Chain, netns::TestNetns, node::pings, poll::wait_until};
 
 use crate::cni::{Node, call};
 
@@ -17,11 +12,8 @@ use crate::cni::{Node, call};
 #[ignore = "runs in the lab: cargo xtask test --lab"]
 fn functions_that_sriov_cni_lends_are_endpoints_and_go_back() -> Result<()> {
     let mut node = Node::new(2)?;
-    let sriov = clients()?.join("sriov");
-    ensure!(
-        sriov.exists(),
-        "sriov-cni is not built; cargo xtask test --lab says why"
-    );
+    let sriov = env::var_os("SLUICE_SRIOV_CNI")
+        .context("SLUICE_SRIOV_CNI is not set; run the tests with `cargo xtask test --lab`")?;
     symlink(sriov, node.sandbox.bin().join("sriov"))?;
     let before = [node.state(0)?, node.state(1)?];
     let pods = [TestNetns::new()?, TestNetns::new()?];

@@ -52,6 +52,9 @@ const PARTS: &[Tests] = &[
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
 const EVERYWHERE: &[&str] = &["cni", "effort", "hardware", "modes", "sriov", "uplinks"];
 
+/// Those that need the reference sriov-cni.
+pub(super) const SRIOV_CNI: &str = "cni_sriov";
+
 /// The mode must be chosen before the first network namespace is made.
 const EXCLUSIVE: &str = "modprobe ib_core netns_mode=0; modprobe ib_uverbs";
 const SHARED: &str = "modprobe ib_core netns_mode=1; modprobe ib_uverbs";
@@ -78,13 +81,9 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot(
         "7 cni",
         Series::Newest,
-        &[Lab(&[
-            "cni_children",
-            "cni_faults",
-            "cni_sriov",
-            "cni_vlan",
-        ])],
+        &[Lab(&["cni_children", SRIOV_CNI, "cni_vlan"])],
     ),
+    boot("7 cni faults", Series::Newest, &[Lab(&["cni_faults"])]),
     boot("6.12 lab", Series::Linux6_12, &[Lab(EVERYWHERE)]),
     boot("6.1 lab", Series::Linux6_1, &[Lab(EVERYWHERE)]),
     Boot {
@@ -237,7 +236,8 @@ impl Tests {
     }
 }
 
-fn is_in(test: &str, module: &str) -> bool {
+/// Whether a test is in that module of its binary.
+pub(super) fn is_in(test: &str, module: &str) -> bool {
     test.strip_prefix(module)
         .is_some_and(|rest| rest.starts_with("::"))
 }

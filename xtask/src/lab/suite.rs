@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     io::{self, Write as _},
     path::Path,
     sync::Mutex,
@@ -60,7 +61,8 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Runs the tests of one form of the suite whose path contains one of `filters`, or all, handing
-/// each line of output to `line` too. A machine without such tests is not booted.
+/// each line of output to `line` too. A machine without such tests is not booted. Returns how many
+/// tests were left out for what cannot be had.
 ///
 /// # Errors
 /// The tests do not compile, or a guest does not do its work. A test that fails is no error here:
@@ -70,7 +72,7 @@ pub(crate) fn run(
     subject: &Subject<'_>,
     filters: &[String],
     line: &mut (dyn FnMut(&str) + Send),
-) -> Result<()> {
+) -> Result<u64> {
     let binaries = gather()?;
     let mut environment = inherited();
     let own = [
@@ -83,13 +85,16 @@ pub(crate) fn run(
         environment.push(("SLUICE_PYTHON".into(), python.into()));
     }
 
-    let mut work = VecDeque::new();
+    let mut plans = Vec::new();
     for boot in form.boots() {
-        let (script, tests) = script(boot, &binaries, filters)?;
-        if tests > 0 {
-            work.push_back((boot, script, tests));
-        }
+        plans.push((boot, plan(boot, &binaries, filters)?));
     }
+    let skipped = without_sriov_cni(&mut plans, &mut environment);
+    let work: VecDeque<_> = plans
+        .iter()
+        .map(|(boot, plan)| (*boot, script(boot, plan), number(plan)))
+        .filter(|(_, _, tests)| *tests > 0)
+        .collect();
     let machines = work.len();
     // Every machine fills a processor.
     let workers = thread::available_parallelism()
@@ -133,7 +138,7 @@ pub(crate) fn run(
             .collect()
     });
     if problems.is_empty() {
-        Ok(())
+        Ok(skipped)
     } else {
         bail!("{}", problems.join("\n"))
     }
@@ -187,26 +192,67 @@ impl Boot {
     }
 }
 
-/// Runs all test binaries of a boot, to the end even when some fail; and how many tests that are.
-fn script(boot: &Boot, binaries: &Binaries, filters: &[String]) -> Result<(String, usize)> {
-    let mut script = format!("set -e\n{}\nset +e\nstatus=0\n", boot.prepare);
-    let mut number = 0;
-    for tests in boot.tests {
+/// What is to run in one machine: the tests of each binary.
+type Plan<'a> = Vec<(&'a Binary, Vec<&'a str>)>;
+
+fn plan<'a>(boot: &Boot, binaries: &'a Binaries, filters: &[String]) -> Result<Plan<'a>> {
+    let tests_of = |tests: &boots::Tests| {
         let name = tests.binary();
         let binary = binaries
             .get(name)
             .with_context(|| format!("there is no test binary {name}"))?;
-        let names = tests.names(binary, filters)?;
-        if names.is_empty() {
-            continue;
+        Ok((binary, tests.names(binary, filters)?))
+    };
+    boot.tests.iter().map(tests_of).collect()
+}
+
+fn number(plan: &Plan<'_>) -> usize {
+    plan.iter().map(|(_, tests)| tests.len()).sum()
+}
+
+/// Has the tests that need it find sriov-cni. Where it cannot be had, takes them out of the plans and
+/// says why; how many.
+fn without_sriov_cni(
+    plans: &mut [(&Boot, Plan<'_>)],
+    environment: &mut Vec<(OsString, OsString)>,
+) -> u64 {
+    let all = || plans.iter().flat_map(|(_, plan)| plan);
+    let needs_it = |test: &&str| boots::is_in(test, boots::SRIOV_CNI);
+    let tests = all()
+        .flat_map(|(_, tests)| tests)
+        .filter(|test| needs_it(test));
+    let tests: Vec<String> = tests.map(ToString::to_string).collect();
+    if tests.is_empty() {
+        return 0;
+    }
+    match setup::sriov_cni() {
+        Ok(program) => {
+            environment.retain(|(name, _)| name != setup::SRIOV_CNI);
+            environment.push((setup::SRIOV_CNI.into(), program.into()));
+            0
         }
-        number += names.len();
+        Err(reason) => {
+            exec::step(&format!("Skipping {}: {reason:#}", tests.join(", ")));
+            for (_, plan) in plans {
+                for (_, tests) in plan {
+                    tests.retain(|test| !needs_it(test));
+                }
+            }
+            tests.len() as u64
+        }
+    }
+}
+
+/// Runs all test binaries of a machine, to the end even when some fail.
+fn script(boot: &Boot, plan: &Plan<'_>) -> String {
+    let mut script = format!("set -e\n{}\nset +e\nstatus=0\n", boot.prepare);
+    for (binary, tests) in plan.iter().filter(|(_, tests)| !tests.is_empty()) {
+        let path = binary.path.display();
         script.push_str(&format!(
-            "echo 'Running {name}'\n'{}' --test-threads=1 --include-ignored --exact {} || status=$?\n",
-            binary.path.display(),
-            names.join(" "),
+            "echo 'Running {path}'\n'{path}' --test-threads=1 --include-ignored --exact {} || status=$?\n",
+            tests.join(" "),
         ));
     }
     script.push_str("exit $status\n");
-    Ok((script, number))
+    script
 }

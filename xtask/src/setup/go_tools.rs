@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::apt;
 use crate::{exec, toolchain};
@@ -62,12 +62,27 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     build(&TOOLS)
 }
 
-/// The folder with `sriov`, which only the lab has a use for, built on first use.
+/// The environment variable that names a built sriov-cni, for where its module cannot be had.
+pub(crate) const SRIOV_CNI: &str = "SLUICE_SRIOV_CNI";
+
+/// The program sriov-cni, which only the lab has a use for: the one that [`SRIOV_CNI`] names, else
+/// built on first use.
 ///
 /// # Errors
-/// As [`ensure`].
+/// As [`ensure`]; the one that is named is not there.
 pub(crate) fn sriov() -> Result<PathBuf> {
-    build(&[SRIOV])
+    if let Some(given) = std::env::var_os(SRIOV_CNI).map(PathBuf::from) {
+        ensure!(
+            given.is_file(),
+            "{SRIOV_CNI} names {}, which is no file",
+            given.display()
+        );
+        return Ok(given);
+    }
+    let home = build(&[SRIOV]).with_context(|| {
+        format!("sriov-cni cannot be had; name one that is built with {SRIOV_CNI} (docs/lab.md)")
+    })?;
+    Ok(home.join(SRIOV.program))
 }
 
 fn build(tools: &[GoTool]) -> Result<PathBuf> {

@@ -20,7 +20,7 @@ pub(crate) use self::{
     apt_sources::own_release,
     bpffs::BPFFS,
     fuzzer::ensure as fuzzer,
-    go_tools::{ensure as cni_clients, sriov as sriov_cni},
+    go_tools::{SRIOV_CNI, ensure as cni_clients, sriov as sriov_cni},
     packages::{Group, cni_plugins, python_with_scapy},
 };
 use crate::{exec, toolchain::Toolchain};

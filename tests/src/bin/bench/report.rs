@@ -7,12 +7,13 @@ use sluice_tests::netns::output;
 
 use crate::row::Row;
 
-const HEAD: [&str; 9] = [
-    "name", "unit", "p50", "p90", "p99", "baseline", "ratio", "bar", "holds",
+const HEAD: [&str; 10] = [
+    "name", "unit", "p50", "p90", "p99", "baseline", "ratio", "±", "bar", "holds",
 ];
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &Row) -> [String; 10] {
     let optional = |value: Option<f64>| value.map(number).unwrap_or_default();
+    let thousandths = |value: Option<f64>| value.map(|v| format!("{v:.3}")).unwrap_or_default();
     [
         row.name.clone(),
         row.unit.clone(),
@@ -21,9 +22,8 @@ fn cells(row: &Row) -> [String; 9] {
         number(row.p99),
         optional(row.baseline),
         // Bars have two figures: the third says on which side of one a ratio is.
-        row.ratio
-            .map(|ratio| format!("{ratio:.3}"))
-            .unwrap_or_default(),
+        thousandths(row.ratio),
+        thousandths(row.spread),
         row.bar.clone().unwrap_or_default(),
         match row.holds {
             Some(true) => "yes".to_owned(),
@@ -51,7 +51,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
     let width = |column: usize| {
         let widths = lines
             .iter()
-            .map(|line: &[String; 9]| line[column].chars().count());
+            .map(|line: &[String; 10]| line[column].chars().count());
         widths.max().unwrap_or_default()
     };
     let widths: Vec<_> = (0..HEAD.len()).map(width).collect();
@@ -61,7 +61,7 @@ pub(crate) fn text(rows: &[Row]) -> String {
         for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
             // Writing to a String cannot fail.
             let _ = match column {
-                2..=6 => write!(padded, "{cell:>width$}  "),
+                2..=7 => write!(padded, "{cell:>width$}  "),
                 _ => write!(padded, "{cell:<width$}  "),
             };
         }
@@ -84,8 +84,10 @@ pub(crate) fn markdown(rows: &[Row], about: impl Fn(&str) -> &'static str) -> Re
         "\nEach case ran in turn with its baseline, in the same run: a program that does nothing, \
          the bare interface, the bare system calls. The columns p50, p90 and p99 are over the \
          samples, the baseline is the median of its own samples, and a bar is held against the \
-         median. Traffic is measured in pairs: its ratio, which the bar is held against, is the \
-         median of the pairs' ratios, and `bare-again` shows what noise alone makes of it.\n\n",
+         median. Each sample of traffic lies between two of bare interfaces: its ratio, which the \
+         bar is held against, is the median of the ratios to their mean, ± half of the interval in \
+         which that median lies with 95 % confidence. `bare-again` shows what noise alone makes of \
+         it.\n\n",
     );
     text.push_str(&bars(rows));
     for group in rows.chunk_by(|one, next| benchmark(one) == benchmark(next)) {
@@ -98,7 +100,7 @@ pub(crate) fn markdown(rows: &[Row], about: impl Fn(&str) -> &'static str) -> Re
             about(name)
         );
         let _ = writeln!(text, "| {} |", HEAD.join(" | "));
-        text.push_str("|---|---|--:|--:|--:|--:|--:|---|---|\n");
+        text.push_str("|---|---|--:|--:|--:|--:|--:|--:|---|---|\n");
         for row in group {
             let mut cells = cells(row);
             cells[0] = case(row).to_owned();

@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A sample, and the baseline of that moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    pub(crate) sample: f64,
+    /// The mean of the baseline's samples before and after: what the machine does faster or slower
+    /// meanwhile, it does with both.
+    pub(crate) beside: f64,
+}
+
 /// One measurement, with what it is held against.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Row {
@@ -20,6 +29,9 @@ pub(crate) struct Row {
     /// `p50` over `baseline`; of samples taken in pairs, the median of the pairs' ratios, which a
     /// machine that is busier now than then does not move.
     pub(crate) ratio: Option<f64>,
+    /// How far from that median of ratios the true one may lie, with 95 % confidence.
+    #[serde(default)]
+    pub(crate) spread: Option<f64>,
     /// What `p50` has to keep, where a bar is set.
     pub(crate) bar: Option<String>,
     /// Whether it does.
@@ -41,6 +53,14 @@ pub(crate) enum Bar {
     AboveBaseline(f64),
     /// At least this part of the baseline.
     PartOfBaseline(f64),
+}
+
+impl Pair {
+    /// A sample taken between two of the baseline.
+    pub(crate) fn between(before: f64, sample: f64, after: f64) -> Self {
+        let beside = (before + after) / 2.0;
+        Self { sample, beside }
+    }
 }
 
 impl Row {
@@ -71,20 +91,20 @@ impl Row {
         )
     }
 
-    /// A row of samples, each taken shortly before or after the one of the same number in
-    /// `baseline`.
+    /// A row of samples, each with what was measured right before and after it.
     pub(crate) fn paired(
         name: impl Into<String>,
         unit: &'static str,
-        samples: &[f64],
-        baseline: &[f64],
+        pairs: &[Pair],
         bar: Bar,
     ) -> Self {
-        let pairs = samples.iter().zip(baseline);
-        let ratios: Vec<_> = pairs.map(|(sample, base)| sample / base).collect();
-        let mut row = Self::beside(name, unit, samples, baseline, bar);
+        let each = |value: fn(&Pair) -> f64| pairs.iter().map(value).collect::<Vec<_>>();
+        let ratios = each(|pair| pair.sample / pair.beside);
+        let (samples, beside) = (each(|pair| pair.sample), each(|pair| pair.beside));
+        let mut row = Self::beside(name, unit, &samples, &beside, bar);
         let ratio = percentile(&ratios, 50);
         row.ratio = Some(ratio);
+        row.spread = Some(spread_of_median(&ratios));
         if let Bar::PartOfBaseline(part) = bar {
             row.holds = Some(ratio >= part);
         }
@@ -128,6 +148,7 @@ impl Row {
             p99: percentile(samples, 99),
             baseline,
             ratio,
+            spread: None,
             bar: text,
             holds,
         }
@@ -143,6 +164,22 @@ pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
         .get(rank.saturating_sub(1))
         .copied()
         .unwrap_or_default()
+}
+
+/// Half of the interval in which the median of what the samples are taken of lies with 95 %
+/// confidence, whatever their distribution: between the samples of ranks n/2 ± 0.98 √n (the binomial
+/// distribution's normal approximation).
+fn spread_of_median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return 0.0;
+    };
+    let reach = 0.98 * (sorted.len() as f64).sqrt();
+    let middle = last as f64 / 2.0;
+    let low = (middle - reach).floor().max(0.0) as usize;
+    let high = ((middle + reach).ceil() as usize).min(last);
+    (sorted[high] - sorted[low]) / 2.0
 }
 
 #[cfg(test)]
@@ -162,17 +199,32 @@ mod tests {
         );
     }
 
+    fn pairs(samples: &[f64], beside: &[f64]) -> Vec<Pair> {
+        let pairs = samples.iter().zip(beside);
+        pairs
+            .map(|(&sample, &beside)| Pair { sample, beside })
+            .collect()
+    }
+
     #[test]
     fn pairs_are_compared_one_by_one() {
         // The machine became three times as fast; what is compared did not.
-        let row = Row::paired(
-            "x",
-            "1/s",
-            &[98.0, 97.0, 294.0],
-            &[100.0, 100.0, 300.0],
-            Bar::PartOfBaseline(0.97),
-        );
+        let pairs = pairs(&[98.0, 97.0, 294.0], &[100.0, 100.0, 300.0]);
+        let row = Row::paired("x", "1/s", &pairs, Bar::PartOfBaseline(0.97));
         assert_eq!((row.ratio, row.holds), (Some(0.98), Some(true)));
+    }
+
+    #[test]
+    fn more_pairs_tell_the_median_more_closely() {
+        let of = |count: u32| {
+            let samples: Vec<_> = (0..count).map(|n| f64::from(n % 11)).collect();
+            spread_of_median(&samples)
+        };
+        // Of few samples nothing is known but that the median is among them.
+        assert_eq!(of(3), 1.0);
+        assert_eq!(of(11), 4.0);
+        assert!(of(1100) < 0.6);
+        assert_eq!(spread_of_median(&[0.97; 20]), 0.0);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Traffic between two macvlan pods on one processor: bare, and with both attached.
+//!
+//! Each sample lies between two of bare interfaces, so that what the machine does faster or slower
+//! meanwhile is no part of the ratio.
 
 use std::{
-    io,
+    fs, io,
     net::UdpSocket,
     os::fd::OwnedFd,
-    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use sluice_tests::{
-    netns::{TestNetns, output},
+    netns::TestNetns,
     node::{POD_INTERFACE, TestNode, addresses},
     poll::wait_until,
 };
@@ -20,17 +22,22 @@ use sluice_tests::{
 use crate::{
     interrupt,
     local::{LocalAgent, request, selector},
-    row::{Bar, Row},
+    row::{Bar, Pair, Row},
     sys::{self, Kind},
 };
 
-/// The processor that all of the traffic runs on.
+/// The processor that all of the traffic runs on, and another for who measures it.
 const CPU: usize = 1;
-/// Samples of each kind, taken in turn.
-const ROUNDS: usize = 60;
-const ROUNDS_IPERF: usize = 16;
-/// How long a sample of requests and responses takes.
-const SAMPLE: Duration = Duration::from_millis(200);
+const OTHER_CPU: usize = 0;
+/// Samples of each load.
+const ROUNDS: usize = 100;
+/// Streams, each of a new pair of processes: two of them may differ by more than what is measured.
+const STREAMS: usize = 6;
+const ROUNDS_A_STREAM: usize = 20;
+/// What a stream is given to reach its speed.
+const RAMP: Duration = Duration::from_secs(1);
+/// How long a sample takes.
+const SAMPLE: Duration = Duration::from_millis(100);
 /// What the kernel is given to be done with attachments, detachments and the memory of programs
 /// that are gone, before a sample.
 const SETTLE: Duration = Duration::from_millis(60);
@@ -39,21 +46,20 @@ const MESSAGE: usize = 64;
 const PORT: u16 = 7777;
 const BAR: Bar = Bar::PartOfBaseline(0.97);
 
-/// What is on the pods' interfaces during a sample.
+/// What is on the pods' interfaces during a sample, beside nothing.
 #[derive(Clone, Copy)]
 enum Load {
-    Bare,
-    /// The same again: how far apart two measurements of one thing lie here.
-    BareAgain,
+    Attached,
     /// Programs that do nothing, to tell the price of the hooks from that of our programs.
     Empty,
-    Attached,
+    /// Nothing either: how far apart two measurements of one thing lie here.
+    BareAgain,
 }
 
-const LOADS: [Load; 4] = [Load::Bare, Load::BareAgain, Load::Empty, Load::Attached];
+const LOADS: [Load; 3] = [Load::Attached, Load::Empty, Load::BareAgain];
 
 /// Samples by [`Load`].
-type Samples = [Vec<f64>; LOADS.len()];
+type Samples = [Vec<Pair>; LOADS.len()];
 
 /// Two pods, and the agent that attaches and detaches them.
 struct Pods {
@@ -80,38 +86,37 @@ impl Pods {
     }
 
     /// Takes samples of every load in turn, each round in another order.
-    fn compare(&self, rounds: usize, mut take: impl FnMut() -> Result<f64>) -> Result<Samples> {
+    fn compare(
+        &self,
+        rounds: usize,
+        samples: &mut Samples,
+        mut take: impl FnMut() -> Result<f64>,
+    ) -> Result<()> {
         let mut sample = || {
             thread::sleep(SETTLE);
             take()
         };
         // The first finds caches and neighbour tables cold.
         sample()?;
-        let mut samples = Samples::default();
+        let mut before = sample()?;
         for round in 0..rounds {
             for step in 0..LOADS.len() {
                 interrupt::check()?;
                 let index = (round + step) % LOADS.len();
                 let value = match LOADS[index] {
-                    Load::Bare | Load::BareAgain => sample(),
-                    Load::Empty => self.with_empty(&mut sample),
                     Load::Attached => self.with_agent(&mut sample),
-                };
-                samples[index].push(value?);
+                    Load::Empty => {
+                        let _links = attach_empty(&self.node, &self.empty)?;
+                        sample()
+                    }
+                    Load::BareAgain => sample(),
+                }?;
+                let after = sample()?;
+                samples[index].push(Pair::between(before, value, after));
+                before = after;
             }
         }
-        Ok(samples)
-    }
-
-    fn with_empty(&self, sample: impl FnOnce() -> Result<f64>) -> Result<f64> {
-        let mut links = Vec::new();
-        for pod in &self.node.pods {
-            let ifindex = pod
-                .open()?
-                .run(|| nix::net::if_::if_nametoindex(POD_INTERFACE))??;
-            links.push(pod.enter(|| sys::attach_both(&self.empty, ifindex))??);
-        }
-        sample()
+        Ok(())
     }
 
     /// Fails where the programs have not counted what was measured.
@@ -135,9 +140,19 @@ impl Pods {
     }
 }
 
-fn rows(name: &str, unit: &'static str, [bare, again, empty, attached]: &Samples) -> Vec<Row> {
-    let row =
-        |suffix, samples, bar| Row::paired(format!("{name}{suffix}"), unit, samples, bare, bar);
+/// Attaches a program to the pods' interfaces, until the links are closed.
+pub(crate) fn attach_empty(node: &TestNode, program: &OwnedFd) -> Result<Vec<[OwnedFd; 2]>> {
+    let attach = |pod: &TestNetns| {
+        pod.enter(|| {
+            let ifindex = nix::net::if_::if_nametoindex(POD_INTERFACE)?;
+            sys::attach_both(program, ifindex)
+        })?
+    };
+    node.pods.iter().map(attach).collect()
+}
+
+fn rows(name: &str, unit: &'static str, [attached, empty, again]: &Samples) -> Vec<Row> {
+    let row = |suffix, pairs, bar| Row::paired(format!("{name}{suffix}"), unit, pairs, bar);
     vec![
         row("", attached, BAR),
         row("-empty-programs", empty, Bar::None),
@@ -159,7 +174,9 @@ pub(crate) fn request_response() -> Result<Vec<Row>> {
         let measured = thread::Builder::new()
             .spawn_scoped(scope, || {
                 sys::pin_to_cpu(CPU)?;
-                pods.compare(ROUNDS, || exchange(&client))
+                let mut samples = Samples::default();
+                pods.compare(ROUNDS, &mut samples, || exchange(&client))?;
+                Ok(samples)
             })
             .map_err(|error| anyhow!(error))
             .and_then(|thread| thread.join().map_err(|_| anyhow!("the client panicked"))?);
@@ -217,30 +234,59 @@ fn timed_out(error: &io::Error) -> bool {
     )
 }
 
-/// One TCP stream of iperf3.
+/// TCP streams of iperf3, one at a time; programs come and go under them.
 pub(crate) fn iperf3() -> Result<Vec<Row>> {
-    // What this thread starts is pinned with it.
-    sys::pin_to_cpu(CPU)?;
     let pods = Pods::new()?;
     let [address, _] = addresses(1);
-    let _server = pods
-        .server()
-        .spawn("iperf3", &["--server", "--bind", &address])?;
-    wait_until("iperf3 to listen", || {
-        let listening = pods
+    let mut samples = Samples::default();
+    for _ in 0..STREAMS {
+        // What this thread starts is pinned with it.
+        sys::pin_to_cpu(CPU)?;
+        let _server = pods
             .server()
-            .run("ss", &["--listening", "--tcp", "--numeric"])?;
-        Ok(listening.contains(":5201"))
-    })?;
-    let client = || {
-        let mut command = pods.client().command("iperf3");
-        command
-            .args(["--client", &address, "--time", "1", "--omit", "0", "--json"])
-            .stdin(Stdio::null());
-        let report: serde_json::Value = serde_json::from_str(&output(&mut command)?)?;
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        Ok(bits.context("iperf3 tells no throughput")? / 1e9)
-    };
-    let samples = pods.compare(ROUNDS_IPERF, client)?;
+            .spawn("iperf3", &["--server", "--bind", &address])?;
+        wait_until("iperf3 to listen", || {
+            let listening = pods
+                .server()
+                .run("ss", &["--listening", "--tcp", "--numeric"])?;
+            Ok(listening.contains(":5201"))
+        })?;
+        let _client = pods
+            .client()
+            .spawn("iperf3", &["--client", &address, "--time", "600"])?;
+        sys::pin_to_cpu(OTHER_CPU)?;
+        thread::sleep(RAMP);
+        pods.compare(ROUNDS_A_STREAM, &mut samples, || throughput(pods.server()))?;
+    }
     Ok(rows("iperf3/tcp", "Gbit/s", &samples))
+}
+
+/// What arrives at a pod over one sample; over more, where a busy machine keeps the stream waiting.
+fn throughput(pod: &TestNetns) -> Result<f64> {
+    let (start, before) = received(pod)?;
+    loop {
+        thread::sleep(SAMPLE);
+        let (end, after) = received(pod)?;
+        let seconds = (end - start).as_secs_f64();
+        if after > before {
+            return Ok((after - before) as f64 * 8.0 / seconds / 1e9);
+        }
+        ensure!(seconds < 5.0, "the stream has ended");
+    }
+}
+
+/// Bytes that the pod's interface has received, and when that was read.
+fn received(pod: &TestNetns) -> Result<(Instant, u64)> {
+    let (time, counters) = pod.enter(|| {
+        // A thread's own namespace counts, which is not always its process's.
+        let counters = fs::read_to_string("/proc/thread-self/net/dev");
+        (Instant::now(), counters)
+    })?;
+    let counters = counters.context("cannot read /proc/thread-self/net/dev")?;
+    let bytes = counters.lines().find_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        let received = counters.split_whitespace().next()?;
+        (name.trim() == POD_INTERFACE).then(|| received.parse().ok())?
+    });
+    Ok((time, bytes.context("the pod's interface is not counted")?))
 }

@@ -1,9 +1,10 @@
 //! Traffic into an isolated macvlan pod: by our policy, by the kernel's firewalls, and bare. All in
-//! turn, on one processor.
+//! turn, on one processor, each sample between two of bare interfaces.
 
 use std::{
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
     process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -30,15 +31,18 @@ use super::{
 };
 use crate::{
     interrupt,
-    row::{Bar, Row},
-    sys,
+    row::{Bar, Pair, Row},
+    sys::{self, Kind, TC_NEXT},
+    traffic::attach_empty,
 };
 
 /// The processor that all of the traffic runs on.
 const CPU: usize = 1;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 10;
 /// How long a sample of exchanges takes.
-const SAMPLE: Duration = Duration::from_millis(300);
+const SAMPLE: Duration = Duration::from_millis(150);
+/// What the kernel is given to be done with what was taken away, before a sample.
+const SETTLE: Duration = Duration::from_millis(60);
 const SIZES: [u32; 3] = [10, 1000, 10_000];
 const PORT: u16 = 7777;
 const MESSAGE: usize = 64;
@@ -48,17 +52,18 @@ const CLIENT: u32 = 2;
 /// What stands before the pod.
 #[derive(Clone, Copy)]
 enum Guard {
-    Nothing,
     Ours,
     Other(Rival),
+    /// Programs that do nothing, to tell the price of the hooks from that of our programs.
+    Empty,
 }
 
 impl Guard {
     fn name(self) -> &'static str {
         match self {
-            Self::Nothing => "bare",
             Self::Ours => "sluice",
             Self::Other(rival) => rival.name(),
+            Self::Empty => "empty-programs",
         }
     }
 
@@ -68,13 +73,21 @@ impl Guard {
             _ => Bar::None,
         }
     }
+
+    /// Samples a round: what has a bar is measured more closely.
+    const fn samples(self) -> usize {
+        match self {
+            Self::Ours => 3,
+            _ => 1,
+        }
+    }
 }
 
 /// A guard at a size, and what was measured behind it.
 struct Case {
     guard: Guard,
     prefixes: u32,
-    samples: [Vec<f64>; KINDS.len()],
+    pairs: [Vec<Pair>; KINDS.len()],
 }
 
 const KINDS: [(&str, &str); 3] = [
@@ -86,6 +99,7 @@ const KINDS: [(&str, &str); 3] = [
 struct Scene {
     node: TestNode,
     judge: Judge,
+    empty: OwnedFd,
     mechanism: TcMechanism,
     client: String,
     server: String,
@@ -97,35 +111,43 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
     let [server, _] = addresses(1);
     let scene = Scene {
         node: TestNode::new(2)?,
+        empty: sys::empty_program(Kind::Tc, TC_NEXT)?,
         mechanism: judge.kernel().mechanism(TcMode::Auto)?,
         judge,
         client,
         server,
     };
-    let mut cases = Vec::new();
+    let case = |guard, prefixes| Case {
+        guard,
+        prefixes,
+        pairs: Default::default(),
+    };
+    let mut cases = vec![case(Guard::Empty, 0)];
     for prefixes in SIZES {
-        let guards = [Guard::Nothing, Guard::Ours].into_iter();
-        for guard in guards.chain(RIVALS.map(Guard::Other)) {
-            cases.push(Case {
-                guard,
-                prefixes,
-                samples: Default::default(),
-            });
-        }
+        cases.push(case(Guard::Ours, prefixes));
+        cases.extend(RIVALS.map(|rival| case(Guard::Other(rival), prefixes)));
     }
     sys::pin_to_cpu(CPU)?;
     let service = Service::new(&scene)?;
     service.during(|| {
         // The first finds caches and neighbour tables cold.
-        scene.sample(0)?;
+        scene.samples()?;
+        let mut before = scene.samples()?;
         for round in 0..ROUNDS {
             for step in 0..cases.len() {
-                interrupt::check()?;
                 let place = (round + step) % cases.len();
                 let case = &mut cases[place];
-                scene.behind(case).with_context(|| {
-                    format!("{} with {} prefixes", case.guard.name(), case.prefixes)
-                })?;
+                for _ in 0..case.guard.samples() {
+                    interrupt::check()?;
+                    let taken = scene.behind(case.guard, case.prefixes).with_context(|| {
+                        format!("{} with {} prefixes", case.guard.name(), case.prefixes)
+                    })?;
+                    let after = scene.samples()?;
+                    for (kind, pairs) in case.pairs.iter_mut().enumerate() {
+                        pairs.push(Pair::between(before[kind], taken[kind], after[kind]));
+                    }
+                    before = after;
+                }
             }
         }
         Ok(())
@@ -136,23 +158,19 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
 fn rows(cases: &[Case]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (kind, (name, unit)) in KINDS.iter().enumerate() {
-        for group in cases.chunk_by(|one, other| one.prefixes == other.prefixes) {
-            let (bare, guarded) = (&group[0], &group[1..]);
-            for case in guarded {
-                let name = format!(
-                    "policy-traffic/{name}-{}-{}",
-                    case.prefixes,
-                    case.guard.name()
-                );
-                let (samples, beside) = (&case.samples[kind], &bare.samples[kind]);
-                // The bar is on exchanges; a stream's packets are known ones.
-                let bar = if kind < 2 {
-                    case.guard.bar()
-                } else {
-                    Bar::None
-                };
-                rows.push(Row::paired(name, unit, samples, beside, bar));
-            }
+        for case in cases {
+            let guard = case.guard.name();
+            let name = match case.guard {
+                Guard::Empty => format!("policy-traffic/{name}-{guard}"),
+                _ => format!("policy-traffic/{name}-{}-{guard}", case.prefixes),
+            };
+            // The bar is on exchanges; a stream's packets are known ones.
+            let bar = if kind < 2 {
+                case.guard.bar()
+            } else {
+                Bar::None
+            };
+            rows.push(Row::paired(name, unit, &case.pairs[kind], bar));
         }
     }
     rows
@@ -167,23 +185,26 @@ impl Scene {
         &self.node.pods[1]
     }
 
-    /// Takes a sample of each kind behind a case's guard.
-    fn behind(&self, case: &mut Case) -> Result<()> {
-        match case.guard {
-            Guard::Nothing => {}
-            Guard::Ours => self.isolate(case.prefixes)?,
-            Guard::Other(rival) => rival.load(self.server_pod(), case.prefixes, &self.client)?,
+    /// Takes a sample of each kind behind a guard.
+    fn behind(&self, guard: Guard, prefixes: u32) -> Result<[f64; KINDS.len()]> {
+        match guard {
+            Guard::Ours => {
+                self.isolate(prefixes)?;
+                let samples = self.samples();
+                self.release()?;
+                samples
+            }
+            Guard::Other(rival) => {
+                rival.load(self.server_pod(), prefixes, &self.client)?;
+                let samples = self.samples();
+                rival.unload(self.server_pod())?;
+                samples
+            }
+            Guard::Empty => {
+                let _links = attach_empty(&self.node, &self.empty)?;
+                self.samples()
+            }
         }
-        let measured = (0..KINDS.len()).try_for_each(|kind| {
-            case.samples[kind].push(self.sample(kind)?);
-            Ok(())
-        });
-        match case.guard {
-            Guard::Nothing => {}
-            Guard::Ours => self.release()?,
-            Guard::Other(rival) => rival.unload(self.server_pod())?,
-        }
-        measured
     }
 
     /// Both pods attached, the server isolated but for so many prefixes and the client.
@@ -227,12 +248,10 @@ impl Scene {
         Ok(())
     }
 
-    fn sample(&self, kind: usize) -> Result<f64> {
-        match kind {
-            0 => self.requests(),
-            1 => self.connections(),
-            _ => self.stream(),
-        }
+    /// A sample of each kind.
+    fn samples(&self) -> Result<[f64; KINDS.len()]> {
+        thread::sleep(SETTLE);
+        Ok([self.requests()?, self.connections()?, self.stream()?])
     }
 
     /// UDP requests and responses of one connection, one at a time.
