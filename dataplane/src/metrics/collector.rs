@@ -148,7 +148,8 @@ fn encode_agent(families: &mut Families, stats: &Stats, status: &Status) {
             family.value(&[("fault", fault)], *count);
         }
     });
-    let help = "Filters put back after somebody had removed them, since the agent started";
+    let help = "Filters put back, and interfaces taken out of ipvlan mode l3s, after somebody had \
+                done the contrary, since the agent started";
     families.counter("filter_repairs", help, &|family| {
         family.value(&[], stats.repairs);
     });
