@@ -60,9 +60,11 @@ const EVERYWHERE: &[&str] = &[
     "uplinks",
 ];
 
-/// Policy by real connections, on every kind of interface.
+/// Policy on every kind of interface.
+const POLICY_MODES: &[Tests] = &[Lab(&["policy_modes"])];
+
+/// Policy by real connections.
 const POLICY: &[Tests] = &[
-    Lab(&["policy_modes"]),
     Ordinary("policy_node"),
     // A guest is not quick enough to swap tables a thousand times.
     Single(
@@ -100,6 +102,9 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot("6.1", Series::Linux6_1, WHOLE),
     boot("7 parts", Series::Newest, PARTS),
     boot("6.1 parts", Series::Linux6_1, PARTS),
+    boot("7 policy modes", Series::Newest, POLICY_MODES),
+    boot("6.12 policy modes", Series::Linux6_12, POLICY_MODES),
+    boot("6.1 policy modes", Series::Linux6_1, POLICY_MODES),
     boot("7 policy", Series::Newest, POLICY),
     boot("6.12 policy", Series::Linux6_12, POLICY),
     boot("6.1 policy", Series::Linux6_1, POLICY),

@@ -390,6 +390,14 @@ impl Agent {
         addresses.collect()
     }
 
+    /// The pods whose UID the source of policies knows.
+    pub(super) fn policy_pod_uids(&self) -> Vec<(String, PodName)> {
+        let policing = self.policing();
+        let pods = policing.model.iter().flat_map(|model| &model.pods);
+        let uids = pods.filter_map(|(name, pod)| Some((pod.uid.clone()?, name.clone())));
+        uids.collect()
+    }
+
     fn policing(&self) -> MutexGuard<'_, Policing> {
         self.policing.lock().unwrap_or_else(PoisonError::into_inner)
     }
