@@ -29,7 +29,8 @@ pub use count::{Counter, DropKey, DropReason, Fault, ep_stats_index};
 pub use endpoint::EndpointConfig;
 pub use event::{Event, EventKind};
 pub use flow::{
-    Flow, FlowCounter, FlowKey, FlowState, FragmentJudged, FragmentKey, FragmentPass, Standing,
+    FLOW_CREDIT, Flow, FlowCounter, FlowKey, FlowState, FragmentJudged, FragmentKey, FragmentPass,
+    Standing,
 };
 pub use policy::{
     MAX_RULES, PolicyData, PolicyKey, PolicyRule, PrefixKey, has_ports, identity, policy_index,

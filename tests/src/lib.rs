@@ -15,5 +15,6 @@ pub mod poll;
 pub mod prometheus;
 pub mod ring;
 pub mod scrape;
+pub mod service;
 pub mod traffic;
 pub mod wire;

@@ -109,6 +109,27 @@ pub fn addresses(pod: usize) -> [String; 2] {
     ]
 }
 
+/// Tells node and machine of pods that answer no neighbour discovery: to the machine they are behind
+/// the node, to the node they are neighbours with the uplink's MAC address.
+///
+/// # Errors
+/// `ip` fails.
+pub fn announce(setup: &TestNode) -> Result<()> {
+    let mac = setup.node.describe(UPLINK)?["address"].clone();
+    let mac = mac.as_str().context("no MAC address")?;
+    for pod in 0..setup.pods.len() {
+        for (address, gateway) in addresses(pod).iter().zip(NODE) {
+            setup
+                .machine
+                .ip(&format!("route add {address} via {gateway}"))?;
+            setup.node.ip(&format!(
+                "neighbor add {address} lladdr {mac} dev {UPLINK} nud permanent"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
 fn add_addresses(netns: &TestNetns, interface: &str, [v4, v6]: [&str; 2]) -> Result<()> {
     netns.add_address(interface, &format!("{v4}/24"))?;
     netns.add_address(interface, &format!("{v6}/64"))

@@ -1,6 +1,6 @@
 //! A scrape of made-up endpoints, by the agent's own encoder.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use dataplane::{
     api::types::{
@@ -78,7 +78,7 @@ pub fn snapshot(endpoints: Vec<Endpoint>, hw: HwStats) -> Snapshot {
         },
         endpoints,
         rdma: None,
-        hw: Some(hw),
+        hw: Some(Arc::new(hw)),
         policy: None,
     }
 }

@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result};
 use dataplane::{
     hw::{Asked, Collector, Holder, HwStats, Pods, Resident, Saved},
-    metrics,
+    metrics::{self, Format},
 };
 use sluice_tests::{
     hca::{Hca, Set, SimulatedKernel, node},
@@ -51,7 +51,10 @@ fn bytes(stats: &HwStats) -> Result<Vec<(String, u64)>> {
             Holder::Pod { uid: Some(uid), .. } => uid.clone(),
             other => other.label().to_owned(),
         };
-        let counted = share.counters.iter().find(|one| one.raw == "rdma_tx_bytes");
+        let counted = share
+            .counters
+            .iter()
+            .find(|one| &*one.raw == "rdma_tx_bytes");
         Ok((who, counted.context("no bytes")?.total))
     });
     let mut sums = sums.collect::<Result<Vec<_>>>()?;
@@ -183,7 +186,10 @@ fn series(queue_pairs: u32) -> Result<usize> {
     kernel.set(&hca);
     let mut collector = Collector::new(kernel, Saved::default());
     let stats = read(&mut collector, &[hca], 10);
-    let text = metrics::encode(snapshot((1..=10).map(endpoint).collect(), stats))?;
+    let text = metrics::encode(
+        Format::OpenMetrics,
+        &snapshot((1..=10).map(endpoint).collect(), stats),
+    );
     assert!(text.contains("sluice_rdma_pod_bytes_total{"), "{text}");
     assert!(text.contains("sluice_rdma_resources{"), "{text}");
     Ok(text.lines().filter(|line| !line.starts_with('#')).count())

@@ -171,6 +171,11 @@ fn ipvlan_children_or_clear_words() -> Result<()> {
                 let found = pod.describe(name)?;
                 assert_eq!(found["linkinfo"]["info_kind"], "ipvlan", "{found}");
                 assert_eq!(found["linkinfo"]["info_data"]["mode"], name, "{found}");
+                let mut at_pod = Netlink::open(&pod.open()?)?;
+                let index = at_pod.interface(name)?.ifindex;
+                at_pod.set_ipvlan_mode(index, IpvlanMode::L3)?;
+                let found = pod.describe(name)?;
+                assert_eq!(found["linkinfo"]["info_data"]["mode"], "l3", "{found}");
                 netlink_delete(pod, name)?;
             }
             Err(error) => {

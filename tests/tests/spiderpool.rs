@@ -71,7 +71,7 @@ fn serve(netns: &TestNetns, text: String) -> Result<()> {
 #[test]
 fn queries_of_its_dashboards_work_on_numbers_made_by_hand() -> Result<()> {
     let netns = TestNetns::new()?;
-    serve(&netns, encode(ports())?)?;
+    serve(&netns, encode(&ports()))?;
     let prometheus = Prometheus::start(&netns, ADDRESS)?;
     // As many series as each query must have.
     for (query, series) in [
@@ -112,7 +112,7 @@ fn queries_of_its_dashboards_work_on_numbers_made_by_hand() -> Result<()> {
 
 #[test]
 fn gauges_are_gauges_and_counters_counters() -> Result<()> {
-    let text = encode(ports())?;
+    let text = encode(&ports());
     for line in [
         "# TYPE rdma_vport_speed_mbps_total gauge",
         "# TYPE rdma_device_tos_total gauge",

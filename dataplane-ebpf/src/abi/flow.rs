@@ -2,6 +2,11 @@
 
 use super::{Address, Code, Direction, coded_enum};
 
+/// New flows of one endpoint that may wait in `flows` for their first answer;
+/// one more each second that none comes. What it opens beyond them waits in
+/// `flows_new`.
+pub const FLOW_CREDIT: u32 = 16;
+
 /// Key of `flows` and `flows_new`: one connection of one endpoint, the same for
 /// both directions. [`crate::flow::key`] makes it.
 #[repr(C)]
@@ -223,7 +228,7 @@ coded_enum! {
     pub enum FlowCounter {
         /// A flow was remembered.
         Created = 0 => "created",
-        /// A flow was answered and moved to `flows`.
+        /// A flow was answered.
         Established = 1 => "established",
         /// A flow was judged again because the policy had changed.
         Rejudged = 2 => "rejudged",

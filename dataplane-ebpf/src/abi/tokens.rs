@@ -1,7 +1,8 @@
 //! How much of something an endpoint may still cause.
 
-/// Value of `event_tokens` and `flow_tokens`, indexed by endpoint id: how many
-/// events the endpoint may still cause, how many flows it may still open.
+/// Value of `event_tokens`, `flow_tokens` and `flow_credit`, indexed by endpoint
+/// id: how many events the endpoint may still cause, how many flows it may still
+/// open, how many of these it is trusted to have answered.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenBucket {
@@ -10,6 +11,9 @@ pub struct TokenBucket {
     /// Events left, in billionths of one, so that a refill loses nothing.
     pub nano_tokens: u64,
 }
+
+/// One token, in the unit of [`TokenBucket::nano_tokens`].
+const TOKEN: u64 = 1_000_000_000;
 
 impl TokenBucket {
     /// Takes one token if there is one, after a refill at `rate` tokens a
@@ -23,7 +27,6 @@ impl TokenBucket {
     /// ```
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64, rate: u32) -> bool {
-        const TOKEN: u64 = 1_000_000_000;
         let rate = rate as u64;
         let burst = rate * TOKEN;
         let elapsed = now_ns.saturating_sub(self.updated_ns);
@@ -38,6 +41,14 @@ impl TokenBucket {
         let granted = level >= TOKEN;
         self.nano_tokens = if granted { level - TOKEN } else { level };
         granted
+    }
+
+    /// Puts a token back that was taken, up to a burst of `rate` tokens.
+    #[inline(always)]
+    pub fn give_back(&mut self, rate: u32) {
+        let burst = rate as u64 * TOKEN;
+        let level = self.nano_tokens.saturating_add(TOKEN);
+        self.nano_tokens = if level > burst { burst } else { level };
     }
 }
 
@@ -57,6 +68,18 @@ mod tests {
             .count();
         assert_eq!(granted, 20);
         assert!(!TokenBucket::default().take(start, 0));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let mut bucket = TokenBucket::default();
+        let start = 77_000_000_000;
+        let take = |bucket: &mut TokenBucket| bucket.take(start, 2);
+        assert!(take(&mut bucket) && take(&mut bucket) && !take(&mut bucket));
+        for _ in 0..5 {
+            bucket.give_back(2);
+        }
+        assert!(take(&mut bucket) && take(&mut bucket) && !take(&mut bucket));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use core::{mem, ptr};
 use aya_ebpf::bindings::BPF_ANY;
 use dataplane_ebpf::{
     abi::{
-        Direction, EndpointConfig, Fault, Flow, FlowCounter, FlowKey, FragmentJudged, FragmentKey,
-        FragmentPass, Standing,
+        Direction, EndpointConfig, FLOW_CREDIT, Fault, Flow, FlowCounter, FlowKey, FlowState,
+        FragmentJudged, FragmentKey, FragmentPass, Standing,
     },
     flow::{self, Role},
     parse::tcp,
@@ -16,7 +16,7 @@ use super::{
     clock::now_ns,
     count,
     event::Subject,
-    maps::{FLOW_STATS, FLOW_TOKENS, FLOWS, FLOWS_NEW, FRAGMENTS},
+    maps::{FLOW_CREDITS, FLOW_STATS, FLOW_TOKENS, FLOWS, FLOWS_NEW, FRAGMENTS},
 };
 
 /// Where a connection stands. Not an `Option`: its unset half would be read.
@@ -24,7 +24,7 @@ pub struct Found {
     /// Null where it is not known.
     pub flow: *mut Flow,
     /// In `flows`; else in `flows_new`.
-    pub answered: bool,
+    pub kept: bool,
 }
 
 /// The entry may be another connection's by now: the kernel gives entries of a
@@ -76,13 +76,38 @@ impl Found {
         now_ns: u64,
     ) -> Flow {
         let from_initiator = standing.initiator() == subject.direction;
+        let before = standing.state;
         (standing.state, standing.flags) = standing.after(
-            standing.state,
+            before,
             key.protocol,
             subject.headers.tcp_flags,
             from_initiator,
         );
-        self.note(subject, standing, now_ns)
+        let flow = self.note(subject, standing, now_ns);
+        let answered =
+            matches!(before, FlowState::New) && matches!(standing.state, FlowState::Established);
+        if answered {
+            self.keep(key, &flow);
+        }
+        flow
+    }
+
+    /// Puts a connection that was just answered where a flood cannot reach it, or
+    /// lets its endpoint open another one there.
+    #[inline(always)]
+    fn keep(&self, key: &FlowKey, flow: &Flow) {
+        tell(FlowCounter::Established);
+        if self.kept {
+            if let Some(credit) = FLOW_CREDITS.get_ptr_mut(key.endpoint) {
+                // SAFETY: as in `enter`.
+                unsafe { (*credit).give_back(FLOW_CREDIT) };
+            }
+            return;
+        }
+        if FLOWS.insert(key, flow, BPF_ANY.into()).is_err() {
+            return count::fault(Fault::FlowsFull);
+        }
+        let _ = FLOWS_NEW.remove(key);
     }
 
     /// Puts another connection in its place.
@@ -150,31 +175,30 @@ unsafe impl OneWord for Standing {}
 // SAFETY: the same.
 unsafe impl OneWord for FragmentJudged {}
 
-/// Looks a connection up, first where a packet of that role most likely finds
-/// it. One lookup finds an established one. Those that nobody has answered need
-/// not be looked for by a packet that opens one: it is judged in either case, and
-/// takes the place of what is there.
+/// Looks a connection up. One lookup finds an established one. Those in
+/// `flows_new` need not be looked for by a packet that opens one: it is judged in
+/// either case, and takes the place of what is there.
 #[inline(always)]
 pub fn find(key: &FlowKey, role: Role) -> Found {
-    let look = |answered| Found {
-        flow: if answered {
+    let look = |kept| Found {
+        flow: if kept {
             FLOWS.get_ptr_mut(key)
         } else {
             FLOWS_NEW.get_ptr_mut(key)
         }
         .unwrap_or(ptr::null_mut()),
-        answered,
+        kept,
     };
-    let first = look(!matches!(role, Role::Answers));
+    let first = look(true);
     if !first.flow.is_null() || matches!(role, Role::Opens) {
         return first;
     }
-    look(!first.answered)
+    look(false)
 }
 
-/// Counts a packet of the usual kind in its connection, where both sides have
-/// spoken and the policy in force allows it. Else, and where the packet may
-/// open another connection, `false`: policy has to judge.
+/// Counts a packet of the usual kind in its connection, where that is in `flows`
+/// and the policy in force allows it. Else, and where the packet may open
+/// another connection, `false`: policy has to judge.
 #[inline(always)]
 #[expect(
     clippy::needless_borrows_for_generic_args,
@@ -182,13 +206,14 @@ pub fn find(key: &FlowKey, role: Role) -> Found {
 )]
 pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> bool {
     let headers = subject.headers;
-    if headers.tcp_flags & tcp::SYN != 0 {
+    // A SYN that acknowledges opens nothing.
+    if headers.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
         return false;
     }
     let key = flow::key(headers, subject.direction, subject.port, 0, false);
     let found = Found {
         flow: FLOWS.get_ptr_mut(&key).unwrap_or(ptr::null_mut()),
-        answered: true,
+        kept: true,
     };
     if found.flow.is_null() {
         return false;
@@ -202,7 +227,9 @@ pub fn follow_established(subject: &Subject<'_>, config: &EndpointConfig) -> boo
     allowed
 }
 
-/// Enters a new connection, if its endpoint may open one more.
+/// Enters a new connection, if its endpoint may open one more: in `flows` at once
+/// as long as the endpoint's connections are answered, so that it need not move
+/// there when this one is.
 #[inline(always)]
 pub fn enter(key: &FlowKey, flow: &Flow, config: &EndpointConfig, now_ns: u64) {
     let Some(bucket) = FLOW_TOKENS.get_ptr_mut(key.endpoint) else {
@@ -213,20 +240,27 @@ pub fn enter(key: &FlowKey, flow: &Flow, config: &EndpointConfig, now_ns: u64) {
     if !unsafe { (*bucket).take(now_ns, config.flow_rate) } {
         return count::fault(Fault::FlowsThrottled);
     }
-    match FLOWS_NEW.insert(key, flow, BPF_ANY.into()) {
+    let entered = if !flow.standing.is_refused() && is_trusted(key.endpoint, now_ns) {
+        FLOWS.insert(key, flow, BPF_ANY.into())
+    } else {
+        FLOWS_NEW.insert(key, flow, BPF_ANY.into())
+    };
+    match entered {
         Ok(()) => tell(FlowCounter::Created),
         Err(_) => count::fault(Fault::FlowsFull),
     }
 }
 
-/// Moves a connection that was answered to those that a flood cannot reach.
+/// Whether one more connection of the endpoint may wait in `flows` for its first
+/// answer.
 #[inline(always)]
-pub fn promote(key: &FlowKey, flow: &Flow) {
-    if FLOWS.insert(key, flow, BPF_ANY.into()).is_err() {
-        return count::fault(Fault::FlowsFull);
-    }
-    let _ = FLOWS_NEW.remove(key);
-    tell(FlowCounter::Established);
+fn is_trusted(endpoint: u32, now_ns: u64) -> bool {
+    let Some(credit) = FLOW_CREDITS.get_ptr_mut(endpoint) else {
+        return false;
+    };
+    // A clock that many times slower refills the bucket by one token a second.
+    // SAFETY: as in `enter`.
+    unsafe { (*credit).take(now_ns / u64::from(FLOW_CREDIT), FLOW_CREDIT) }
 }
 
 /// Counts what happened to a connection.

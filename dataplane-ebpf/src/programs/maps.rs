@@ -113,18 +113,23 @@ pub type Policy = LpmTrie<PolicyData, PolicyRule, 1>;
 #[btf_map(name = "rule_hits")]
 pub static RULE_HITS: Array<u64, { MAX_RULES as usize }> = Array::new();
 
-/// Connections of which both sides have spoken.
+/// Connections of which both sides have spoken, and a few of each endpoint of
+/// which that is expected.
 #[btf_map(name = "flows")]
 pub static FLOWS: LruHashMap<FlowKey, Flow, 65536> = LruHashMap::new();
 
-/// Connections that nobody has answered yet: apart from the others, so that a
-/// flood of them pushes nothing but itself out.
+/// The other connections that nobody has answered yet: apart, so that a flood of
+/// them pushes nothing but itself out.
 #[btf_map(name = "flows_new")]
 pub static FLOWS_NEW: LruHashMap<FlowKey, Flow, 8192> = LruHashMap::new();
 
 /// Endpoint id -> flows it may still open.
 #[btf_map(name = "flow_tokens")]
 pub static FLOW_TOKENS: Array<TokenBucket, ENDPOINTS> = Array::new();
+
+/// Endpoint id -> new connections that may still wait in `flows` for an answer.
+#[btf_map(name = "flow_credit")]
+pub static FLOW_CREDITS: Array<TokenBucket, ENDPOINTS> = Array::new();
 
 /// `FlowCounter` -> how often.
 #[btf_map(name = "flow_stats")]

@@ -8,8 +8,7 @@ use aya_ebpf::{
 use dataplane_ebpf::{
     abi::{
         Address, Counter, Direction, DropKey, DropReason, EndpointConfig, EventKind, Fault, Flow,
-        FlowCounter, FlowKey, FlowState, FragmentKey, MAX_RULES, PolicyKey, Standing, identity,
-        policy_index,
+        FlowCounter, FlowKey, FragmentKey, MAX_RULES, PolicyKey, Standing, identity, policy_index,
     },
     flow::{self, Class, Role},
     parse::{Fragment, Packet as _, ether_type, join, protocol},
@@ -263,11 +262,7 @@ impl Case<'_> {
             let told = from_initiator || !self.is_audit();
             return told.then_some(DropReason::PolicyDenied);
         }
-        let flow = found.follow(key, self.subject, standing, self.now_ns);
-        let established = matches!(flow.standing.state, FlowState::Established);
-        if !found.answered && established {
-            table::promote(key, &flow);
-        }
+        found.follow(key, self.subject, standing, self.now_ns);
         None
     }
 

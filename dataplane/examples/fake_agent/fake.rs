@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -133,8 +133,8 @@ impl Hardware for Fake {
         })
     }
 
-    fn hw(&self) -> Result<HwStats> {
-        Ok(self.hw.clone())
+    fn hw(&self) -> Result<Arc<HwStats>> {
+        Ok(Arc::new(self.hw.clone()))
     }
 
     fn rdma_resources(&self) -> Result<RdmaResources> {

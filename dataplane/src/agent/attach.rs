@@ -2,11 +2,13 @@
 
 use dataplane_ebpf::abi::EndpointConfig;
 
-use super::{Agent, Attached, Error, InterfaceKey, Result, State, turns::Turn};
+use super::{
+    Agent, Attached, Error, InterfaceKey, Result, State, repairs::is_out_of_sight, turns::Turn,
+};
 use crate::{
     api::types::{AttachRequest, Endpoint, EndpointSelector, Health, PodName, TcMechanism},
     endpoint::{EndpointRecord, Phase},
-    link::{Interface, InterfaceKind, IpvlanMode, Netlink, Netns, NetnsId, NetnsRef},
+    link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef},
 };
 
 /// An interface that is to be attached.
@@ -55,10 +57,7 @@ impl Agent {
                 interface.name
             )));
         }
-        if let InterfaceKind::Ipvlan {
-            mode: IpvlanMode::L3s,
-        } = interface.kind
-        {
+        if is_out_of_sight(&interface.kind) {
             return Err(Error::Invalid(format!(
                 "interface {} in {netns} is ipvlan in mode l3s, whose arriving packets pass no hook \
                  of the interface; use mode l2 or l3",
@@ -100,6 +99,10 @@ impl Agent {
             entry_tags: self.entry_tags,
             audit: false,
             stand_in: target.pace == Pace::Swift && mechanism == TcMechanism::Tcx,
+            ipvlan_mode: match target.interface.kind {
+                InterfaceKind::Ipvlan { mode } => Some(mode),
+                _ => None,
+            },
         };
         self.store.put_endpoint(&record)?;
         self.put_in_place(record, target.interface, target.netns)
@@ -158,6 +161,7 @@ impl Agent {
             interface,
             nsid,
             health: Health::Attached,
+            mode_repairs: 0,
         };
         let mut state = self.state_mut();
         state.endpoints.insert(attached.record.id, attached);

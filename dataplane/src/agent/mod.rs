@@ -11,6 +11,7 @@ mod hardware;
 mod policy;
 mod reach;
 mod recover;
+mod repairs;
 mod roce;
 mod stats;
 mod status;
@@ -100,7 +101,8 @@ pub struct Agent {
     pod_names: RwLock<PodNames>,
     rdma: RdmaView,
     hw: HwView,
-    /// Filters put back after somebody had removed them.
+    /// Filters put back after somebody had removed them, and interfaces put
+    /// back in front of the programs' hooks.
     repairs: AtomicU64,
     events: broadcast::Sender<Event>,
     hand_overs: HandOvers,
@@ -143,6 +145,9 @@ struct Attached {
     /// The uplink's number that it hangs off.
     uplink: Option<u32>,
     health: Health,
+    /// How often it was found in a mode whose packets pass no program, since
+    /// the agent started.
+    mode_repairs: u64,
 }
 
 /// An uplink with what is known of its interface.

@@ -85,6 +85,7 @@ impl Agent {
             record,
             interface,
             health,
+            mode_repairs: 0,
         };
         self.state_mut().endpoints.insert(id, attached);
     }

@@ -110,6 +110,23 @@ impl Agent {
         let _ = self.events.send(described);
     }
 
+    /// Tells what happened to an endpoint, not to a packet of it.
+    pub(super) fn announce(&self, endpoint: u32, kind: &str, direction: &str, reason: String) {
+        let state = self.state();
+        let known = state.endpoints.get(&endpoint);
+        // Nobody listening is no loss.
+        let _ = self.events.send(Event {
+            time: seconds_since_1970(),
+            endpoint,
+            interface: known.map(|endpoint| endpoint.interface.name.clone()),
+            pod: known.and_then(|endpoint| endpoint.record.pod.clone()),
+            direction: direction.to_owned(),
+            kind: kind.to_owned(),
+            reason,
+            ..Event::default()
+        });
+    }
+
     fn describe_event(&self, event: &RawEvent) -> Event {
         let state = self.state();
         let endpoint = state.endpoints.get(&event.port);
@@ -120,9 +137,6 @@ impl Agent {
             Err(_) => None,
         };
         let ago_ns = monotonic_ns().saturating_sub(event.time_ns);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let (kind, reason) = match EventKind::try_from(event.kind) {
             Ok(kind @ (EventKind::Drop | EventKind::WouldDrop)) => {
                 (kind.name(), name_of(event.code, DropReason::name))
@@ -131,7 +145,7 @@ impl Agent {
             Err(_) => ("unknown", event.code.to_string()),
         };
         Event {
-            time: now.as_secs_f64() - ago_ns as f64 / 1e9,
+            time: seconds_since_1970() - ago_ns as f64 / 1e9,
             endpoint: event.port,
             interface: endpoint.map(|endpoint| endpoint.interface.name.clone()),
             pod: endpoint.and_then(|endpoint| endpoint.record.pod.clone()),
@@ -201,4 +215,9 @@ pub(super) fn name_of<E: TryFrom<u8>>(number: u8, name: impl Fn(E) -> &'static s
 
 fn address(address: Address) -> Option<IpAddr> {
     (address != Address::default()).then(|| address.into())
+}
+
+fn seconds_since_1970() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
 }

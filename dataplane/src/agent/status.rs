@@ -28,6 +28,17 @@ impl Agent {
             let (id, name) = (endpoint.record.id, &endpoint.interface.name);
             Some(format!("endpoint {id} ({name}): not attached: {reason}"))
         });
+        let tampered = state.endpoints.values().filter_map(|endpoint| {
+            let (id, name) = (endpoint.record.id, &endpoint.interface.name);
+            let times = endpoint.mode_repairs;
+            (times > 0).then(|| {
+                format!(
+                    "endpoint {id} ({name}): found in ipvlan mode l3s, in which nothing that \
+                     arrives is judged, {times} times since the agent started; take CAP_NET_ADMIN \
+                     from the pods on its parent"
+                )
+            })
+        });
         let lost_uplinks = state.uplinks.values().filter_map(|uplink| {
             let Health::Lost(reason) = &uplink.health else {
                 return None;
@@ -42,6 +53,7 @@ impl Agent {
             .chain(crowded)
             .chain(foreign)
             .chain(lost_endpoints)
+            .chain(tampered)
             .chain(lost_uplinks)
             .chain(policies)
             .collect();

@@ -1,17 +1,13 @@
 //! Following the node's interfaces: addresses that come and go, interfaces and
 //! namespaces that vanish, uplinks that appear.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{Agent, attach::open_same};
 use crate::{
-    api::types::{Health, TcMechanism},
+    api::types::Health,
     link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
 };
 
@@ -126,7 +122,9 @@ impl Agent {
         for id in endpoints {
             self.review_endpoint(id);
         }
-        self.restore_filters(agenda);
+        self.restore_filters(|nsid, ifindex| {
+            agenda.everything || agenda.filters.contains(&(nsid, ifindex))
+        });
         let undone = (agenda.everything || agenda.attachments).then(|| self.review_attachments());
         if agenda.everything {
             self.review_unknown();
@@ -166,55 +164,23 @@ impl Agent {
             return;
         }
         if let Some((netns, Ok(interface))) = found {
+            let kept = self.keep_hooks(id, &netns, &interface);
             let uplink = self.uplink_of(&interface, &netns);
             if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
                 endpoint.interface = interface;
                 endpoint.uplink = uplink;
+                if let Err(error) = &kept {
+                    endpoint.health = Health::Lost(error.to_string());
+                }
+            }
+            if kept.is_err() {
+                return;
             }
             if let Err(error) = self.repair(id, &netns) {
                 tracing::warn!("endpoint {id}: {error}");
             }
             if record.stand_in {
                 self.schedule_hand_over(id);
-            }
-        }
-    }
-
-    /// Puts back the filters that somebody may have taken away: on clsact
-    /// nothing but this stops a pod from doing so. After lost events, all.
-    fn restore_filters(&self, agenda: &Agenda) {
-        let affected = |mechanism, nsid, ifindex| {
-            mechanism == TcMechanism::Clsact
-                && (agenda.everything || agenda.filters.contains(&(nsid, ifindex)))
-        };
-        let endpoints: Vec<_> = {
-            let state = self.state();
-            let endpoints = state.endpoints.values();
-            endpoints
-                .filter(|endpoint| {
-                    let record = &endpoint.record;
-                    affected(record.mechanism, endpoint.nsid, record.ifindex)
-                })
-                .map(|endpoint| (endpoint.record.id, endpoint.interface.name.clone()))
-                .collect()
-        };
-        for (id, interface) in endpoints {
-            let Ok((_turn, record)) = self.turn(id) else {
-                continue;
-            };
-            let Some(netns) = open_same(&record.netns, record.netns_id) else {
-                continue;
-            };
-            match self.kernel.restore_filters(&netns, &interface, record.id) {
-                Ok(0) => {}
-                Ok(restored) => {
-                    self.repairs.fetch_add(restored, Ordering::Relaxed);
-                    tracing::warn!(
-                        "endpoint {}: {restored} filters of {interface} had been removed; put back",
-                        record.id
-                    );
-                }
-                Err(error) => tracing::error!("endpoint {}: {error}", record.id),
             }
         }
     }

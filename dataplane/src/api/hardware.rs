@@ -1,6 +1,6 @@
 //! RDMA devices and virtual functions: what travels, the requests, and what they need of the agent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -170,7 +170,7 @@ pub trait Hardware: Send + Sync {
     /// See [`Agent::set_rdma_mode`](crate::agent::Agent::set_rdma_mode).
     fn set_rdma_mode(&self, mode: NetnsMode) -> Result<NodeRdma>;
     /// See [`Agent::hw`](crate::agent::Agent::hw).
-    fn hw(&self) -> Result<HwStats>;
+    fn hw(&self) -> Result<Arc<HwStats>>;
     /// See [`Agent::rdma_resources`](crate::agent::Agent::rdma_resources).
     fn rdma_resources(&self) -> Result<RdmaResources>;
     /// See [`Agent::rdma_counters`](crate::agent::Agent::rdma_counters).

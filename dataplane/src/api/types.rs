@@ -244,8 +244,9 @@ pub struct Stats {
     pub uplinks: Vec<UplinkStats>,
     /// Faults of the dataplane by name; each makes another number incomplete.
     pub faults: BTreeMap<String, u64>,
-    /// Filters that were put back after somebody had removed them, since the
-    /// agent started; only clsact lets a pod do that.
+    /// Filters that were put back after somebody had removed them, which only
+    /// clsact lets a pod do, and interfaces taken out of ipvlan mode l3s, since
+    /// the agent started.
     #[serde(default)]
     pub repairs: u64,
     /// Connections of isolated endpoints.
@@ -386,7 +387,7 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
-/// Something that happened to a packet, in `GET /v1/events`.
+/// Something that happened to a packet or to an endpoint, in `GET /v1/events`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Seconds since 1970, with the coarse clock's resolution.
@@ -404,9 +405,10 @@ pub struct Event {
     pub peer: Option<PodName>,
     /// `ingress` or `egress`, seen from the pod.
     pub direction: String,
-    /// `drop` or `roce`.
+    /// `drop`, `would_drop` or `roce`; of the endpoint itself, with nothing of a
+    /// packet: `policy` (closed), `repair` (something was put back).
     pub kind: String,
-    /// Drop reason, or RoCE kind.
+    /// Drop reason, RoCE kind, or what happened.
     pub reason: String,
     /// Ethertype, host byte order.
     pub ether_type: u16,

@@ -26,6 +26,9 @@ fn meaning(map: &str) -> Option<&'static str> {
         "rule_hits" => "packets that opened a connection, by rule of a policy",
         "flows" => "connections of isolated endpoints, answered ones",
         "flows_new" => "connections that nobody has answered yet",
+        "flow_credit" => {
+            "by endpoint id, in billionths: new connections that may still wait in flows"
+        }
         "flow_tokens" => "by endpoint id, in billionths: connections it may still open",
         "flow_stats" => "connections remembered, answered, judged again, refused",
         "fragments" => "IP packets in pieces whose first piece passed",

@@ -87,12 +87,15 @@ fn describe(event: &Event) -> String {
             SocketAddr::new(destination, event.destination_port),
             event.protocol
         ));
-    } else {
+    } else if event.length > 0 {
         text.push_str(&format!(" ethertype {:#06x}", event.ether_type));
     }
     if event.kind == "roce" {
         text.push_str(&format!(" qp {} psn {}", event.destination_qp, event.psn));
     }
-    text.push_str(&format!(" {} bytes\n", event.length));
+    if event.length > 0 {
+        text.push_str(&format!(" {} bytes", event.length));
+    }
+    text.push('\n');
     text
 }

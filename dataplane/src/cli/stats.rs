@@ -128,7 +128,7 @@ fn roce(stats: &Stats) -> Option<String> {
 
 fn faults(stats: &Stats) -> Option<String> {
     let mut table = Table::new(&["FAULT", "#COUNT"]);
-    let repairs = ("filters_put_back", stats.repairs);
+    let repairs = ("put_back", stats.repairs);
     let faults = stats
         .faults
         .iter()

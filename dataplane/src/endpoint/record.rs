@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::types::{PodName, TcMechanism, XdpMode},
-    link::{NetnsId, NetnsRef},
+    link::{IpvlanMode, NetnsId, NetnsRef},
 };
 
 /// How far an operation got. A record is written before the kernel is touched
@@ -49,6 +49,9 @@ pub struct EndpointRecord {
     /// Stand-ins may be in the place of the entry programs, or beside them.
     #[serde(default)]
     pub stand_in: bool,
+    /// Of an ipvlan interface: the mode that it had when it was attached.
+    #[serde(default)]
+    pub ipvlan_mode: Option<IpvlanMode>,
 }
 
 /// One uplink.

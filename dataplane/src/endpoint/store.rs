@@ -299,7 +299,7 @@ mod tests {
     use crate::{
         api::types::TcMechanism,
         endpoint::Phase,
-        link::{NetnsId, NetnsRef},
+        link::{IpvlanMode, NetnsId, NetnsRef},
     };
 
     fn record(id: u32) -> EndpointRecord {
@@ -316,6 +316,7 @@ mod tests {
             entry_tags: [1, u64::MAX],
             audit: false,
             stand_in: false,
+            ipvlan_mode: Some(IpvlanMode::L3),
         }
     }
 

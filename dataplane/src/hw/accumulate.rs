@@ -6,11 +6,14 @@
 //! for a wrap if the counter has 32 bits, fell by more than half of its range, and nothing else of
 //! the same reading says reset. A counter that wraps twice between two readings loses 2^32.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::{Entry, Kind, lookup};
+use super::{
+    catalogue::{Entry, Kind, lookup},
+    table::Table,
+};
 use crate::rdma::{Driver, HwCounter};
 
 /// What a 32-bit counter holds before it starts anew.
@@ -76,14 +79,14 @@ impl Accumulator {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Accumulators {
-    counters: BTreeMap<String, Accumulator>,
+    counters: Table<Accumulator>,
 }
 
 /// One counter after a reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counted {
     /// The driver's name for it.
-    pub raw: String,
+    pub raw: Arc<str>,
     /// What is known of it.
     pub entry: Option<&'static Entry>,
     /// What was counted in all; of a gauge, its value.
@@ -97,92 +100,90 @@ fn kind(entry: Option<&'static Entry>) -> Kind {
     entry.map_or(Kind::Counter64, |entry| entry.kind)
 }
 
+/// Whether the counter is there: ionic's firmware may not have it.
+fn is_there(counter: &HwCounter) -> bool {
+    counter.value != u64::MAX
+}
+
 impl Accumulators {
     /// Takes a whole reading. Counters that the device does not have now are left out of the
     /// answer and not forgotten.
-    pub fn read(&mut self, driver: Option<Driver>, reading: Vec<HwCounter>) -> Vec<Counted> {
-        let reading: Vec<_> = reading
-            .into_iter()
-            // The firmware does not have it (ionic).
-            .filter(|counter| counter.value != u64::MAX)
-            .map(|counter| {
-                let entry = lookup(driver, &counter.name);
-                let last = self.counters.get(&counter.name).map(|known| known.last);
-                let step = last.map(|last| step(last, counter.value, kind(entry)));
-                (counter, entry, step)
-            })
-            .collect();
-        let is_counter = |entry| kind(entry) != Kind::Gauge;
-        let reset = reading
-            .iter()
-            .any(|(_, entry, step)| is_counter(*entry) && *step == Some(Step::Reset));
-        let counted = reading.into_iter().map(|(counter, entry, step)| {
-            let HwCounter { name, value } = counter;
-            let (total, increase) = match step {
-                _ if !is_counter(entry) => (value, 0),
-                Some(step) => {
-                    let step = match step {
-                        Step::Wrap(_) if reset => Step::Reset,
-                        other => other,
-                    };
-                    self.take(&name, value, step)
-                }
-                None => {
-                    let adopted = Accumulator::adopt(value);
-                    self.counters.insert(name.clone(), adopted);
-                    (value, value)
-                }
-            };
-            Counted {
-                raw: name,
+    pub fn read(&mut self, driver: Option<Driver>, reading: &[HwCounter]) -> Vec<Counted> {
+        self.counters.set_driver(driver);
+        let reset = self.steps(reading).any(|(.., step)| step == Step::Reset);
+        let mut next = 0;
+        let reading = reading.iter().filter(|counter| is_there(counter));
+        let counted = reading.map(|HwCounter { name, value }| {
+            let counted = |entry, total, increase| Counted {
+                raw: name.clone(),
                 entry,
                 total,
                 increase,
-            }
+            };
+            let Some(place) = self.counters.find(name, next) else {
+                let entry = lookup(driver, name);
+                if kind(entry) == Kind::Gauge {
+                    return counted(entry, *value, 0);
+                }
+                next = 1 + self.counters.add(name.clone(), Accumulator::adopt(*value));
+                return counted(entry, *value, *value);
+            };
+            next = place + 1;
+            let row = self.counters.at(place);
+            let step = match step(row.value.last, *value, kind(row.entry)) {
+                Step::Wrap(_) if reset => Step::Reset,
+                other => other,
+            };
+            let increase = row.value.take(*value, step);
+            counted(row.entry, row.value.total, increase)
         });
         counted.collect()
     }
 
-    fn take(&mut self, name: &str, value: u64, step: Step) -> (u64, u64) {
-        match self.counters.get_mut(name) {
-            Some(known) => {
-                let increase = known.take(value, step);
-                (known.total, increase)
-            }
-            None => (value, value),
-        }
+    /// The counters of a reading that are known already: where each is, its value, how it moved.
+    fn steps(&self, reading: &[HwCounter]) -> impl Iterator<Item = (usize, u64, Step)> {
+        let mut next = 0;
+        let reading = reading.iter().filter(|counter| is_there(counter));
+        reading.filter_map(move |counter| {
+            let place = self.counters.find(&counter.name, next)?;
+            next = place + 1;
+            let row = &self.counters.rows()[place];
+            let step = step(row.value.last, counter.value, kind(row.entry));
+            Some((place, counter.value, step))
+        })
     }
 
     /// Has the counters that fell count on from where they are now.
     pub fn rebase_fallen(&mut self, driver: Option<Driver>, reading: &[HwCounter]) {
-        for counter in reading {
-            let kind = kind(lookup(driver, &counter.name));
-            if let Some(known) = self.counters.get_mut(&counter.name)
-                && step(known.last, counter.value, kind) == Step::Reset
-            {
-                known.last = counter.value;
-            }
+        self.counters.set_driver(driver);
+        let steps = self.steps(reading);
+        let fallen: Vec<_> = steps.filter(|(.., step)| *step == Step::Reset).collect();
+        for (place, value, _) in fallen {
+            self.counters.at(place).value.last = value;
         }
     }
 
     /// The part that a restarted agent would otherwise not know.
     pub fn remembered(&self) -> Self {
-        let remembered = self.counters.iter().filter(|(_, one)| one.remembers());
+        let rows = self.counters.rows().iter();
+        let remembered = rows.filter(|row| row.value.remembers());
         Self {
-            counters: remembered.map(|(name, one)| (name.clone(), *one)).collect(),
+            counters: remembered
+                .map(|row| (row.name.clone(), row.value))
+                .collect(),
         }
     }
 
     /// How much they tell more than the device does, which only a wrap or a reset changes.
     pub fn memory(&self) -> u64 {
         let more = |one: &Accumulator| one.total.wrapping_sub(one.last);
-        let counters = self.counters.values();
-        counters.fold(0, |sum, one| sum.wrapping_add(more(one)))
+        let rows = self.counters.rows().iter();
+        rows.fold(0, |sum, row| sum.wrapping_add(more(&row.value)))
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.counters.is_empty()
+        self.counters.rows().is_empty()
     }
 }
 
@@ -201,7 +202,7 @@ mod tests {
     }
 
     fn totals(counters: &mut Accumulators, values: &[(&str, u64)]) -> Vec<u64> {
-        let counted = counters.read(Some(Driver::Mlx5), reading(values));
+        let counted = counters.read(Some(Driver::Mlx5), &reading(values));
         counted.into_iter().map(|counted| counted.total).collect()
     }
 
@@ -249,7 +250,7 @@ mod tests {
     fn a_gauge_goes_up_and_down() {
         let mut counters = Accumulators::default();
         for value in [5, 2] {
-            let counted = counters.read(Some(Driver::BnxtRe), reading(&[("active_qps", value)]));
+            let counted = counters.read(Some(Driver::BnxtRe), &reading(&[("active_qps", value)]));
             assert_eq!(counted[0].total, value);
         }
         assert!(counters.is_empty());

@@ -1,6 +1,6 @@
 //! One reading of everything that hardware tells.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +152,7 @@ impl Collector {
             Ok(reading) => {
                 let known = self.ports.entry(key).or_default();
                 let before = known.memory();
-                let counted = known.read(place.driver, reading);
+                let counted = known.read(place.driver, &reading);
                 self.unsaved |= known.memory() != before;
                 counted
             }
@@ -273,12 +273,18 @@ impl Collector {
         place: &Place<'_>,
         pods: &mut Pods,
     ) -> Result<BTreeMap<(Holder, ResourceKind), u64>, RdmaError> {
-        let mut counts = BTreeMap::new();
+        // An owner is looked up once, whatever it has.
+        let mut owned = HashMap::<_, Vec<_>>::new();
         for kind in ResourceKind::ALL {
-            let held = rdma.holdings(place.device.device.index, kind)?;
-            for (owner, count) in held {
-                let holder = place.holder(&owner, pods, &mut self.processes);
-                *counts.entry((holder, kind)).or_default() += count;
+            for (owner, count) in rdma.holdings(place.device.device.index, kind)? {
+                owned.entry(owner).or_default().push((kind, count));
+            }
+        }
+        let mut counts = BTreeMap::new();
+        for (owner, held) in owned {
+            let holder = place.holder(&owner, pods, &mut self.processes);
+            for (kind, count) in held {
+                *counts.entry((holder.clone(), kind)).or_default() += count;
             }
         }
         Ok(counts)

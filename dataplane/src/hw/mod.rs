@@ -12,6 +12,7 @@ mod nic;
 mod owner;
 mod sets;
 mod source;
+mod table;
 
 pub use accumulate::Counted;
 pub use catalogue::{Entry, Kind, known, lookup};

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     accumulate::{Accumulators, Counted},
-    catalogue::lookup,
     owner::Holder,
+    table::Table,
 };
 use crate::rdma::{CounterSet, Driver};
 
@@ -36,7 +36,7 @@ pub struct PortKey {
 #[derive(Debug, Default)]
 pub struct Sets {
     live: HashMap<(PortKey, u32, Option<u32>), Live>,
-    sums: BTreeMap<(PortKey, Holder), Sum>,
+    sums: BTreeMap<PortKey, BTreeMap<Holder, Sum>>,
     reading: u64,
 }
 
@@ -51,7 +51,7 @@ struct Live {
 
 #[derive(Debug, Default)]
 struct Sum {
-    totals: BTreeMap<String, u64>,
+    totals: Table<u64>,
     reading: u64,
 }
 
@@ -59,7 +59,7 @@ struct Sum {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSets {
     live: Vec<SavedLive>,
-    sums: Vec<(PortKey, Holder, BTreeMap<String, u64>)>,
+    sums: Vec<(PortKey, Holder, Table<u64>)>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,22 @@ struct SavedLive {
     holder: Holder,
     queue_pairs: Vec<u32>,
     counters: Accumulators,
+}
+
+impl Sum {
+    fn add(&mut self, driver: Option<Driver>, counted: Vec<Counted>) {
+        self.totals.set_driver(driver);
+        let mut next = 0;
+        for Counted { raw, increase, .. } in counted {
+            let place = match self.totals.find(&raw, next) {
+                Some(place) => place,
+                None => self.totals.add(raw, 0),
+            };
+            let total = &mut self.totals.at(place).value;
+            *total = total.saturating_add(increase);
+            next = place + 1;
+        }
+    }
 }
 
 impl Sets {
@@ -89,25 +105,26 @@ impl Sets {
             queue_pairs: Vec::new(),
             reading,
         });
-        let left = live
-            .queue_pairs
-            .iter()
-            .any(|number| !set.queue_pairs.contains(number));
+        let left = live.queue_pairs != set.queue_pairs
+            && live
+                .queue_pairs
+                .iter()
+                .any(|number| !set.queue_pairs.contains(number));
         if left {
             // ionic adds up the queue pairs that are there, so that the one that went took its
             // counts along: what fell counts on from where it is.
             live.counters.rebase_fallen(driver, &set.counters);
         }
-        let counted = live.counters.read(driver, set.counters);
+        let counted = live.counters.read(driver, &set.counters);
         live.queue_pairs = set.queue_pairs;
         live.reading = reading;
-        let sum = self.sums.entry((port, live.holder.clone())).or_default();
-        sum.reading = reading;
-        for Counted { raw, increase, .. } in counted {
-            match sum.totals.get_mut(&raw) {
-                Some(total) => *total = total.saturating_add(increase),
-                None => drop(sum.totals.insert(raw, increase)),
-            }
+        let sums = self.sums.entry(port).or_default();
+        if !sums.contains_key(&live.holder) {
+            sums.insert(live.holder.clone(), Sum::default());
+        }
+        if let Some(sum) = sums.get_mut(&live.holder) {
+            sum.reading = reading;
+            sum.add(driver, counted);
         }
     }
 
@@ -116,8 +133,11 @@ impl Sets {
     pub fn end_reading(&mut self, known: impl Fn(&Holder) -> bool) -> bool {
         let (reading, before) = (self.reading, self.live.len());
         self.live.retain(|_, live| live.reading == reading);
-        self.sums.retain(|(_, holder), sum| {
-            reading.saturating_sub(sum.reading) < KEPT_READINGS || known(holder)
+        self.sums.retain(|_, sums| {
+            sums.retain(|holder, sum| {
+                reading.saturating_sub(sum.reading) < KEPT_READINGS || known(holder)
+            });
+            !sums.is_empty()
         });
         self.reading += 1;
         self.live.len() < before
@@ -125,18 +145,20 @@ impl Sets {
 
     /// The sums.
     pub fn sums(
-        &self,
+        &mut self,
         driver: impl Fn(PortKey) -> Option<Driver>,
     ) -> impl Iterator<Item = (PortKey, &Holder, Vec<Counted>)> {
-        self.sums.iter().map(move |((port, holder), sum)| {
-            let driver = driver(*port);
-            let counted = sum.totals.iter().map(|(name, total)| Counted {
-                raw: name.clone(),
-                entry: lookup(driver, name),
-                total: *total,
+        let sums = self.sums.iter_mut();
+        let sums = sums.flat_map(|(port, sums)| sums.iter_mut().map(|sum| (*port, sum)));
+        sums.map(move |(port, (holder, sum))| {
+            sum.totals.set_driver(driver(port));
+            let counted = sum.totals.rows().iter().map(|row| Counted {
+                raw: row.name.clone(),
+                entry: row.entry,
+                total: row.value,
                 increase: 0,
             });
-            (*port, holder, counted.collect())
+            (port, holder, counted.collect())
         })
     }
 
@@ -155,12 +177,14 @@ impl Sets {
             queue_pairs: live.queue_pairs.clone(),
             counters: live.counters.clone(),
         });
-        let sums = self.sums.iter();
+        let sums = self.sums.iter().flat_map(|(port, sums)| {
+            let saved =
+                |(holder, sum): (&Holder, &Sum)| (*port, holder.clone(), sum.totals.clone());
+            sums.iter().map(saved)
+        });
         SavedSets {
             live: live.collect(),
-            sums: sums
-                .map(|((port, holder), sum)| (*port, holder.clone(), sum.totals.clone()))
-                .collect(),
+            sums: sums.collect(),
         }
     }
 
@@ -175,13 +199,14 @@ impl Sets {
             };
             ((one.port, one.set, one.process), live)
         });
-        let sums = saved.sums.into_iter().map(|(port, holder, totals)| {
+        let mut sums = BTreeMap::<_, BTreeMap<_, _>>::new();
+        for (port, holder, totals) in saved.sums {
             let sum = Sum { totals, reading: 0 };
-            ((port, holder), sum)
-        });
+            sums.entry(port).or_default().insert(holder, sum);
+        }
         Self {
             live: live.collect(),
-            sums: sums.collect(),
+            sums,
             reading: 0,
         }
     }
@@ -229,7 +254,7 @@ mod tests {
         told(sets)
     }
 
-    fn told(sets: &Sets) -> Vec<(u32, u64)> {
+    fn told(sets: &mut Sets) -> Vec<(u32, u64)> {
         sets.sums(|_| Some(Driver::Mlx5))
             .map(|(_, holder, counted)| match holder {
                 Holder::Pod {
@@ -284,7 +309,7 @@ mod tests {
         );
         let text = serde_json::to_string(&sets.save()).unwrap();
         let mut restarted = Sets::restore(serde_json::from_str(&text).unwrap());
-        assert_eq!(told(&restarted), [(1, 107)]);
+        assert_eq!(told(&mut restarted), [(1, 107)]);
         assert_eq!(
             read(&mut restarted, mlx5, &[set(1, 10, &[7], 101)]),
             [(1, 108)]

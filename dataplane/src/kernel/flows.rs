@@ -34,9 +34,10 @@ const COUNT_AGE: Duration = Duration::from_secs(10);
 /// How full the tables are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
-    /// Connections of which both sides have spoken.
+    /// Connections of which both sides have spoken, and a few of each endpoint of which that is
+    /// expected.
     pub answered: u64,
-    /// Connections that nobody has answered.
+    /// The other connections that nobody has answered.
     pub unanswered: u64,
 }
 

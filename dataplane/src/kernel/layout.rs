@@ -231,6 +231,7 @@ pub(super) fn maps(sizes: Sizes) -> Vec<MapSpec> {
         MapSpec::new::<FlowKey, Flow>("flows_new", MapType::LruHash, sizes.flows_new())
             .keep(Growing),
         MapSpec::new::<u32, TokenBucket>("flow_tokens", MapType::Array, endpoints),
+        MapSpec::new::<u32, TokenBucket>("flow_credit", MapType::Array, endpoints),
         MapSpec::new::<u32, u64>(
             "flow_stats",
             MapType::PerCpuArray,

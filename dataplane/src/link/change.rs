@@ -10,7 +10,10 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkMessage, Prop},
 };
 
-use super::{LinkError, Mac, Netlink, Netns};
+use super::{
+    IpvlanMode, LinkError, Mac, Netlink, Netns,
+    create::{ChildKind, link_info},
+};
 use crate::netlink::{NetlinkError, Request};
 
 /// The longest interface name (`IFNAMSIZ` - 1, uapi `linux/if.h`).
@@ -116,6 +119,22 @@ impl Netlink {
             || format!("set the MTU of interface {ifindex} to {mtu}"),
             "a child cannot have more than its master",
         )
+    }
+
+    /// Sets the mode of an ipvlan interface, and so that of all on the same parent.
+    ///
+    /// # Errors
+    /// [`LinkError::NotFound`], [`LinkError::Change`].
+    pub fn set_ipvlan_mode(&mut self, ifindex: u32, mode: IpvlanMode) -> Result<(), LinkError> {
+        let info = link_info(ChildKind::Ipvlan(mode));
+        let message = link(ifindex, vec![LinkAttribute::LinkInfo(info)]);
+        // SetLink accepts what belongs to a kind of interface, and passes it over.
+        self.socket
+            .change(RouteNetlinkMessage::NewLink(message), 0)
+            .map_err(|source| {
+                let change = format!("set interface {ifindex} to ipvlan mode {mode}");
+                self.refused_link(ifindex, change, source, "")
+            })
     }
 
     /// Sets the Ethernet address.

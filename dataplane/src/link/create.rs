@@ -165,7 +165,7 @@ fn message(spec: &ChildSpec, master: &Interface, target: &Netns) -> LinkMessage 
     message
 }
 
-fn link_info(kind: ChildKind) -> Vec<LinkInfo> {
+pub(super) fn link_info(kind: ChildKind) -> Vec<LinkInfo> {
     let (kind, data) = match kind {
         ChildKind::Macvlan(mode) => (
             InfoKind::MacVlan,

@@ -297,11 +297,15 @@ impl Netlink {
         self.socket
             .change(RouteNetlinkMessage::SetLink(message), 0)
             .map_err(|source| {
-                self.refused(
-                    format!("set the {} of VF {vf} of interface {pf}", setting.name()),
-                    source,
-                    "EOPNOTSUPP: the PF's driver cannot; leave the setting out",
-                )
+                let remedy = match setting {
+                    Setting::Rate { .. } => {
+                        "EINVAL: more than the link's speed, or the PF has no carrier; \
+                         EOPNOTSUPP: the PF's driver cannot; leave the setting out"
+                    }
+                    _ => "EOPNOTSUPP: the PF's driver cannot; leave the setting out",
+                };
+                let change = format!("set the {} of VF {vf} of interface {pf}", setting.name());
+                self.refused(change, source, remedy)
             })
     }
 }

@@ -1,14 +1,16 @@
 //! From the agent's data to metric families.
 
-use std::fmt;
-
-use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, registry::Registry, registry::Unit,
-};
+use std::sync::Arc;
 
 use super::{
-    Compat, endpoints::EndpointRows, family::Families, hw::encode_hw, policy::encode_policy,
-    rdma::encode_rdma, spiderpool, uplinks::encode_uplinks,
+    Compat,
+    endpoints::EndpointRows,
+    family::{Families, Format, Unit},
+    hw::encode_hw,
+    policy::encode_policy,
+    rdma::encode_rdma,
+    spiderpool,
+    uplinks::encode_uplinks,
 };
 use crate::{
     agent::Result,
@@ -33,7 +35,7 @@ pub struct Snapshot {
     /// RDMA devices, where the kernel has RDMA.
     pub rdma: Option<NodeRdma>,
     /// What hardware counts, where the kernel has RDMA.
-    pub hw: Option<HwStats>,
+    pub hw: Option<Arc<HwStats>>,
     /// Policies, where there is a source of them.
     pub policy: Option<PolicyStatus>,
 }
@@ -60,46 +62,43 @@ impl Snapshot {
     }
 }
 
-/// The snapshot as OpenMetrics text.
-///
-/// # Errors
-/// None in practice: a [`String`] takes any text.
-pub fn encode(snapshot: Snapshot) -> std::result::Result<String, fmt::Error> {
-    // An endpoint has some 30 samples of some 150 bytes.
-    let mut text = String::with_capacity(8192 + snapshot.stats.endpoints.len() * 5000);
-    let mut registry = Registry::with_prefix("sluice");
-    registry.register_collector(Box::new(snapshot));
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
+/// The snapshot as text.
+pub fn encode(format: Format, snapshot: &Snapshot) -> String {
+    encode_with(format, &[], snapshot)
 }
 
 /// The same with, before it, what other exporters would say.
-pub(super) fn encode_with(
-    compat: &[Compat],
-    snapshot: Snapshot,
-) -> std::result::Result<String, fmt::Error> {
-    let mut text = String::new();
+pub(super) fn encode_with(format: Format, compat: &[Compat], snapshot: &Snapshot) -> String {
+    let mut families = Families::new(format, snapshot.size());
     for compat in compat {
         match compat {
-            Compat::Spiderpool => text.push_str(&as_spiderpool(&snapshot)?),
+            Compat::Spiderpool => {
+                if let (Some(hw), Some(rdma)) = (&snapshot.hw, &snapshot.rdma) {
+                    let ports = spiderpool::Ports::read(hw, rdma, &Sysfs::default());
+                    ports.encode(&mut families);
+                }
+            }
         }
     }
-    text.push_str(&encode(snapshot)?);
-    Ok(text)
+    families.set_prefix("sluice_");
+    snapshot.encode(&mut families);
+    families.finish()
 }
 
-/// Without the end mark, since more follows.
-fn as_spiderpool(snapshot: &Snapshot) -> std::result::Result<String, fmt::Error> {
-    let (Some(hw), Some(rdma)) = (&snapshot.hw, &snapshot.rdma) else {
-        return Ok(String::new());
-    };
-    let text = spiderpool::encode(spiderpool::Ports::read(hw, rdma, &Sysfs::default()))?;
-    Ok(text.trim_end_matches("# EOF\n").to_owned())
-}
+impl Snapshot {
+    /// About how many bytes its text has, rather more than less.
+    fn size(&self) -> usize {
+        // An endpoint has some 30 samples of some 150 bytes; a counter of a pod's some 250.
+        let endpoints = self.stats.endpoints.len() * 5000;
+        let counters = self.hw.iter().flat_map(|hw| {
+            let shares = hw.shares.iter().map(|share| share.counters.len());
+            let ports = hw.ports.iter().map(|port| port.counters.len());
+            shares.chain(ports).chain([hw.holdings.len()])
+        });
+        16_384 + endpoints + 250 * counters.sum::<usize>()
+    }
 
-impl Collector for Snapshot {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families::new(encoder);
+    fn encode(&self, families: &mut Families) {
         let Self {
             stats,
             endpoints,
@@ -108,84 +107,79 @@ impl Collector for Snapshot {
             hw,
             policy,
         } = self;
-        EndpointRows::new(stats, endpoints).encode(&mut families)?;
-        encode_uplinks(&mut families, &stats.uplinks, status)?;
+        EndpointRows::new(stats, endpoints).encode(families);
+        encode_uplinks(families, &stats.uplinks, status);
         if let Some(rdma) = rdma {
-            encode_rdma(&mut families, rdma)?;
+            encode_rdma(families, rdma);
         }
         if let Some(hw) = hw {
-            encode_hw(&mut families, hw)?;
+            encode_hw(families, hw);
         }
         if let Some(policy) = policy {
-            encode_policy(&mut families, policy)?;
+            encode_policy(families, policy);
         }
-        encode_agent(&mut families, stats, status)
+        encode_agent(families, stats, status);
     }
 }
 
-fn encode_flows(families: &mut Families<'_>, flows: &FlowStats) -> fmt::Result {
+fn encode_flows(families: &mut Families, flows: &FlowStats) {
     let help = "What happened to connections of isolated endpoints";
     families.counter("flow_events", help, &|family| {
         for (event, count) in &flows.events {
-            family.sample(&[("event", event)], &[], *count)?;
+            family.value(&[("event", event)], *count);
         }
-        Ok(())
-    })?;
+    });
     let help = "Connections remembered, at most ten seconds ago";
     families.gauge("flows", help, None, &|family| {
-        family.sample(&[("state", "answered")], &[], flows.answered)?;
-        family.sample(&[("state", "unanswered")], &[], flows.unanswered)
-    })?;
+        family.value(&[("state", "answered")], flows.answered);
+        family.value(&[("state", "unanswered")], flows.unanswered);
+    });
     let help = "Connections that the tables have room for";
     families.gauge("flows_limit", help, None, &|family| {
-        family.sample(&[("state", "answered")], &[], flows.answered_limit)?;
-        family.sample(&[("state", "unanswered")], &[], flows.unanswered_limit)
-    })
+        family.value(&[("state", "answered")], flows.answered_limit);
+        family.value(&[("state", "unanswered")], flows.unanswered_limit);
+    });
 }
 
-fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> fmt::Result {
+fn encode_agent(families: &mut Families, stats: &Stats, status: &Status) {
     let help = "Faults of the dataplane; each makes another number incomplete";
     families.counter("faults", help, &|family| {
         for (fault, count) in &stats.faults {
-            family.sample(&[("fault", fault)], &[], *count)?;
+            family.value(&[("fault", fault)], *count);
         }
-        Ok(())
-    })?;
-    let help = "Filters put back after somebody had removed them, since the agent started";
+    });
+    let help = "Filters put back, and interfaces taken out of ipvlan mode l3s, after somebody had \
+                done the contrary, since the agent started";
     families.counter("filter_repairs", help, &|family| {
-        family.sample(&[], &[], stats.repairs)
-    })?;
-    encode_flows(families, &stats.flows)?;
-    let single = |families: &mut Families<'_>, name: &str, help: &str, unit, value: u64| {
-        families.gauge(name, help, unit, &|family| family.sample(&[], &[], value))
+        family.value(&[], stats.repairs);
+    });
+    encode_flows(families, &stats.flows);
+    let single = |families: &mut Families, name: &str, help: &str, unit, value: u64| {
+        families.gauge(name, help, unit, &|family| family.value(&[], value));
     };
     let (endpoints, limit) = (status.endpoints.into(), status.max_endpoints.into());
-    single(families, "endpoints", "Endpoints attached", None, endpoints)?;
+    single(families, "endpoints", "Endpoints attached", None, endpoints);
     single(
         families,
         "endpoints_limit",
         "Endpoints that fit",
         None,
         limit,
-    )?;
+    );
     let problems = status.problems.len() as u64;
     let help = "What sluice status lists as not as it should be";
-    single(families, "problems", help, None, problems)?;
+    single(families, "problems", help, None, problems);
     let help = "Time since the agent started";
     let uptime = status.uptime_seconds;
-    single(families, "uptime", help, Some(&Unit::Seconds), uptime)?;
+    single(families, "uptime", help, Some(Unit::Seconds), uptime);
 
     let help = "Memory of a map when full, computed from its sizes";
-    families.gauge("map_memory", help, Some(&Unit::Bytes), &|family| {
+    families.gauge("map_memory", help, Some(Unit::Bytes), &|family| {
         for map in &status.maps {
-            family.sample(
-                &[("map", &map.name), ("kind", &map.kind)],
-                &[],
-                map.memory_bytes,
-            )?;
+            let labels = [("map", map.name.as_str()), ("kind", &map.kind)];
+            family.value(&labels, map.memory_bytes);
         }
-        Ok(())
-    })?;
+    });
     families.gauge(
         "map_max_entries",
         "Entries that a map can hold",
@@ -193,11 +187,10 @@ fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> 
         &|family| {
             for map in &status.maps {
                 let labels = [("map", map.name.as_str()), ("kind", &map.kind)];
-                family.sample(&labels, &[], map.max_entries.into())?;
+                family.value(&labels, map.max_entries.into());
             }
-            Ok(())
         },
-    )?;
+    );
     families.info("build", "The agent and what it runs on", &|family| {
         let layout = status.layout.to_string();
         let labels = [
@@ -207,8 +200,8 @@ fn encode_agent(families: &mut Families<'_>, stats: &Stats, status: &Status) -> 
             ("kernel", &status.kernel),
             ("mechanism", mechanism(status.mechanism)),
         ];
-        family.sample(&labels, &[], 1)
-    })
+        family.value(&labels, 1);
+    });
 }
 
 /// 1 or 0.

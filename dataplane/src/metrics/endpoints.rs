@@ -1,10 +1,10 @@
 //! The families of endpoints.
 
-use std::{collections::HashMap, fmt};
+use std::collections::HashMap;
 
 use super::{
     collector::{attached, mechanism},
-    family::{Families, Family},
+    family::{Families, Family, Labels},
     roce::encode_roce,
 };
 use crate::api::types::{Count, DropCount, Endpoint, EndpointStats, Stats};
@@ -15,43 +15,43 @@ pub(super) struct EndpointRows<'a> {
 }
 
 struct EndpointRow<'a> {
-    id: String,
+    /// The labels that all of its samples share.
+    labels: Labels,
     netns: String,
     stats: &'a EndpointStats,
     endpoint: Option<&'a Endpoint>,
 }
 
-impl EndpointRow<'_> {
-    fn labels(&self) -> [(&'static str, &str); 5] {
-        let pod = self.stats.pod.as_ref();
-        let uplink = self
-            .endpoint
-            .and_then(|endpoint| endpoint.uplink.as_deref());
-        [
-            ("endpoint", &self.id),
-            ("interface", &self.stats.interface),
-            ("namespace", pod.map_or("", |pod| &pod.namespace)),
-            ("pod", pod.map_or("", |pod| &pod.name)),
-            ("uplink", uplink.unwrap_or("")),
-        ]
+impl<'a> EndpointRow<'a> {
+    fn new(stats: &'a EndpointStats, endpoint: Option<&'a Endpoint>) -> Self {
+        let pod = stats.pod.as_ref();
+        let uplink = endpoint.and_then(|endpoint| endpoint.uplink.as_deref());
+        Self {
+            labels: Labels::new([
+                ("endpoint", stats.id.to_string().as_str()),
+                ("interface", &stats.interface),
+                ("namespace", pod.map_or("", |pod| &pod.namespace)),
+                ("pod", pod.map_or("", |pod| &pod.name)),
+                ("uplink", uplink.unwrap_or("")),
+            ]),
+            netns: stats.netns.to_string(),
+            stats,
+            endpoint,
+        }
     }
 }
 
 impl<'a> EndpointRows<'a> {
     pub fn new(stats: &'a Stats, endpoints: &'a [Endpoint]) -> Self {
         let by_id: HashMap<u32, &Endpoint> = endpoints.iter().map(|e| (e.id, e)).collect();
-        let rows = stats.endpoints.iter().map(|stats| EndpointRow {
-            id: stats.id.to_string(),
-            netns: stats.netns.to_string(),
-            stats,
-            endpoint: by_id.get(&stats.id).copied(),
-        });
+        let rows = stats.endpoints.iter();
+        let rows = rows.map(|stats| EndpointRow::new(stats, by_id.get(&stats.id).copied()));
         Self {
             rows: rows.collect(),
         }
     }
 
-    pub fn encode(&self, families: &mut Families<'_>) -> fmt::Result {
+    pub fn encode(&self, families: &mut Families) {
         families.info("endpoint", "An endpoint: one pod interface", &|family| {
             for row in &self.rows {
                 let Some(endpoint) = row.endpoint else {
@@ -62,10 +62,9 @@ impl<'a> EndpointRows<'a> {
                     ("kind", &endpoint.kind),
                     ("mechanism", mechanism(endpoint.mechanism)),
                 ];
-                family.sample(&row.labels(), &extra, 1)?;
+                family.sample(&row.labels, &extra, 1);
             }
-            Ok(())
-        })?;
+        });
         let help = "Who sees the endpoint's RoCE: wire counters, hardware counters only, or nobody";
         families.info("endpoint_roce", help, &|family| {
             for row in &self.rows {
@@ -90,10 +89,9 @@ impl<'a> EndpointRows<'a> {
                         },
                     ),
                 ];
-                family.sample(&row.labels(), &extra, 1)?;
+                family.sample(&row.labels, &extra, 1);
             }
-            Ok(())
-        })?;
+        });
         families.gauge(
             "endpoint_attached",
             "Whether the endpoint's programs are attached, so that its counters move",
@@ -103,58 +101,50 @@ impl<'a> EndpointRows<'a> {
                     let Some(endpoint) = row.endpoint else {
                         continue;
                     };
-                    family.sample(&row.labels(), &[], attached(&endpoint.health))?;
+                    family.sample(&row.labels, &[], attached(&endpoint.health));
                 }
-                Ok(())
             },
-        )?;
+        );
         families.packets(
             "endpoint",
             "Packets to and from the pod that passed",
             &|family| self.directions(family, |count| count.packets),
-        )?;
+        );
         families.bytes(
             "endpoint",
             "Bytes of frames to and from the pod that passed, Ethernet header included",
             &|family| self.directions(family, |count| count.bytes),
-        )?;
+        );
         families.packets(
             "endpoint_dropped",
             "Packets to and from the pod that were dropped",
             &|family| self.drops(family, |stats| &stats.drops, |count| count.packets),
-        )?;
+        );
         families.bytes(
             "endpoint_dropped",
             "Bytes of frames to and from the pod that were dropped",
             &|family| self.drops(family, |stats| &stats.drops, |count| count.bytes),
-        )?;
+        );
         families.packets(
             "endpoint_would_drop",
             "Packets to and from the pod that only audit mode let pass",
             &|family| self.drops(family, |stats| &stats.would_drop, |count| count.packets),
-        )?;
+        );
         encode_roce(families, "roce", &|visit| {
             for row in &self.rows {
-                let labels = row.labels();
                 for roce in &row.stats.roce {
-                    visit(&labels, roce)?;
+                    visit(&row.labels, roce);
                 }
             }
-            Ok(())
         })
     }
 
-    fn directions(&self, family: &mut Family<'_>, value: impl Fn(Count) -> u64) -> fmt::Result {
+    fn directions(&self, family: &mut Family<'_>, value: impl Fn(Count) -> u64) {
         for row in &self.rows {
-            let labels = row.labels();
-            family.sample(
-                &labels,
-                &[("direction", "ingress")],
-                value(row.stats.ingress),
-            )?;
-            family.sample(&labels, &[("direction", "egress")], value(row.stats.egress))?;
+            let (labels, stats) = (&row.labels, row.stats);
+            family.sample(labels, &[("direction", "ingress")], value(stats.ingress));
+            family.sample(labels, &[("direction", "egress")], value(stats.egress));
         }
-        Ok(())
     }
 
     fn drops(
@@ -162,9 +152,8 @@ impl<'a> EndpointRows<'a> {
         family: &mut Family<'_>,
         of: impl Fn(&EndpointStats) -> &[DropCount],
         value: impl Fn(Count) -> u64,
-    ) -> fmt::Result {
+    ) {
         for row in &self.rows {
-            let labels = row.labels();
             for DropCount {
                 direction,
                 reason,
@@ -172,9 +161,8 @@ impl<'a> EndpointRows<'a> {
             } in of(row.stats)
             {
                 let extra = [("direction", direction.as_str()), ("reason", reason)];
-                family.sample(&labels, &extra, value(*count))?;
+                family.sample(&row.labels, &extra, value(*count));
             }
         }
-        Ok(())
     }
 }

@@ -3,7 +3,6 @@
 //! `docs/metrics.md` says what each one means. The counters are read from the
 //! kernel's maps at each scrape, so nothing here counts anything by itself.
 
-mod classic;
 mod collector;
 mod endpoints;
 mod family;
@@ -29,6 +28,7 @@ use axum::{
 use clap::ValueEnum;
 use collector::encode_with;
 pub use collector::{Snapshot, encode};
+pub use family::Format;
 use serde::Deserialize;
 use tokio::{
     net::TcpListener,
@@ -130,20 +130,20 @@ async fn metrics(State(server): State<Server>, headers: HeaderMap) -> Response {
             .to_str()
             .is_ok_and(|accept| accept.contains("openmetrics-text"))
     });
+    let (format, content_type) = if openmetrics {
+        (Format::OpenMetrics, OPENMETRICS)
+    } else {
+        (Format::Classic, CLASSIC)
+    };
     let compat = Arc::clone(&server.compat);
     let encoded = server
         .run(move |dataplane| {
             let snapshot = Snapshot::read(dataplane).map_err(|error| error.to_string())?;
-            let text = encode_with(&compat, snapshot).map_err(|error| error.to_string())?;
-            Ok(if openmetrics {
-                (OPENMETRICS, text)
-            } else {
-                (CLASSIC, classic::from_openmetrics(&text))
-            })
+            Ok(encode_with(format, &compat, &snapshot))
         })
         .await;
     match encoded {
-        Ok((content_type, text)) => ([(CONTENT_TYPE, content_type)], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error),
     }
 }

@@ -1,21 +1,17 @@
 //! The families of network policy.
 
-use std::fmt;
-
-use prometheus_client::registry::Unit;
-
-use super::family::Families;
+use super::family::{Families, Labels, Unit};
 use crate::api::types::policy::{EndpointPolicy, Isolation, PolicyStatus};
 
 /// `policy_...`
-pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) -> fmt::Result {
-    let count = |families: &mut Families<'_>, name: &str, help: &str, value: u64| {
-        families.gauge(name, help, None, &|family| family.sample(&[], &[], value))
+pub(super) fn encode_policy(families: &mut Families, policy: &PolicyStatus) {
+    let count = |families: &mut Families, name: &str, help: &str, value: u64| {
+        families.gauge(name, help, None, &|family| family.value(&[], value));
     };
     let help = "Changes of what is in force since the agent started";
     families.counter("policy_generations", help, &|family| {
-        family.sample(&[], &[], policy.generation)
-    })?;
+        family.value(&[], policy.generation);
+    });
     for (name, help, seconds) in [
         (
             "policy_compile",
@@ -28,9 +24,9 @@ pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) 
             policy.apply_seconds,
         ),
     ] {
-        families.gauge(name, help, Some(&Unit::Seconds), &|family| {
-            family.seconds(seconds)
-        })?;
+        families.gauge(name, help, Some(Unit::Seconds), &|family| {
+            family.fraction(&Labels::default(), &[], seconds);
+        });
     }
     let refused = policy.files.iter().filter(|file| file.refused.is_some());
     let help = "Files of the source whose present text is not in force";
@@ -39,9 +35,9 @@ pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) 
         "policy_refused_files",
         help,
         refused.count() as u64,
-    )?;
+    );
     let help = "Policies known";
-    count(families, "policies", help, policy.policies.len() as u64)?;
+    count(families, "policies", help, policy.policies.len() as u64);
 
     families.gauge(
         "policy_endpoints",
@@ -53,12 +49,11 @@ pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) 
                     let endpoints = policy.endpoints.iter();
                     let number = endpoints.filter(|endpoint| isolation(endpoint) == wanted);
                     let labels = [("direction", direction), ("state", state)];
-                    family.sample(&labels, &[], number.count() as u64)?;
+                    family.value(&labels, number.count() as u64);
                 }
             }
-            Ok(())
         },
-    )?;
+    );
     let help = "Connections that a rule has allowed";
     families.counter("policy_rule_hits", help, &|family| {
         for rule in &policy.rules {
@@ -70,27 +65,26 @@ pub(super) fn encode_policy(families: &mut Families<'_>, policy: &PolicyStatus) 
                 ("direction", &rule.direction),
                 ("rule", &index),
             ];
-            family.sample(&labels, &[], rule.hits)?;
+            family.value(&labels, rule.hits);
         }
-        Ok(())
-    })?;
+    });
     let help = "Addresses and prefixes that have an identity";
     families.gauge("policy_identities", help, None, &|family| {
-        family.sample(&[("kind", "address")], &[], policy.addresses as u64)?;
-        family.sample(&[("kind", "prefix")], &[], policy.prefixes as u64)
-    })?;
+        family.value(&[("kind", "address")], policy.addresses as u64);
+        family.value(&[("kind", "prefix")], policy.prefixes as u64);
+    });
     let help = "Addresses, and as many prefixes, that there is room for";
     let limit = policy.identities_limit.into();
-    count(families, "policy_identities_limit", help, limit)?;
+    count(families, "policy_identities_limit", help, limit);
     let help = "Tables in the kernel; endpoints of equal policies share one";
-    count(families, "policy_tables", help, policy.tables as u64)?;
+    count(families, "policy_tables", help, policy.tables as u64);
     let help = "Entries of those tables";
     count(
         families,
         "policy_table_entries",
         help,
         policy.entries as u64,
-    )
+    );
 }
 
 type Judged = fn(&EndpointPolicy) -> Isolation;

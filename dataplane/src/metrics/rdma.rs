@@ -1,12 +1,10 @@
 //! The families of RDMA ports.
 
-use std::fmt;
-
 use super::family::{Families, Family};
 use crate::rdma::{NodeRdma, PlacedPort};
 
 /// `rdma_...`
-pub(super) fn encode_rdma(families: &mut Families<'_>, node: &NodeRdma) -> fmt::Result {
+pub(super) fn encode_rdma(families: &mut Families, node: &NodeRdma) {
     let each = |family: &mut Family<'_>, value: fn(&PlacedPort) -> u64| {
         for device in &node.devices {
             for port in &device.ports {
@@ -17,21 +15,20 @@ pub(super) fn encode_rdma(families: &mut Families<'_>, node: &NodeRdma) -> fmt::
                     ("port", &number),
                     ("netns", &netns),
                 ];
-                family.sample(&labels, &[], value(port))?;
+                family.value(&labels, value(port));
             }
         }
-        Ok(())
     };
     families.gauge(
         "rdma_gids",
         "GIDs of an RDMA port in use",
         None,
         &|family| each(family, |port| port.gids.entries.len() as u64),
-    )?;
+    );
     families.gauge(
         "rdma_gids_limit",
         "GIDs that an RDMA port has room for",
         None,
         &|family| each(family, |port| u64::from(port.gids.capacity)),
-    )
+    );
 }

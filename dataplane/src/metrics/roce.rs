@@ -1,7 +1,5 @@
 //! The families of RoCE, for endpoints and for uplinks.
 
-use std::fmt;
-
 use dataplane_ebpf::roce::Kind;
 
 use super::family::{Families, Family, Labels};
@@ -12,8 +10,7 @@ use crate::api::types::{Count, RoceCount};
 const WIRE: (&str, &str) = ("source", "wire");
 
 /// Calls back with every RoCE count and the labels of its endpoint or uplink.
-pub(super) type EachRoce<'a> =
-    &'a dyn Fn(&mut dyn FnMut(&Labels<'_>, &RoceCount) -> fmt::Result) -> fmt::Result;
+pub(super) type EachRoce<'a> = &'a dyn Fn(&mut dyn FnMut(&Labels, &RoceCount));
 
 /// NAK codes, each a value of the label `code`.
 const NAKS: [(Kind, &str); 6] = [
@@ -55,15 +52,11 @@ const MARKS: [(Kind, &str, &str); 5] = [
 ];
 
 /// `PREFIX_packets_total` and so on.
-pub(super) fn encode_roce(
-    families: &mut Families<'_>,
-    prefix: &str,
-    each: EachRoce<'_>,
-) -> fmt::Result {
+pub(super) fn encode_roce(families: &mut Families, prefix: &str, each: EachRoce<'_>) {
     let operations = |family: &mut Family<'_>, value: fn(Count) -> u64| {
         each(&mut |labels, roce| {
             if !roce.operation {
-                return Ok(());
+                return;
             }
             let extra = [
                 ("direction", roce.direction.as_str()),
@@ -71,22 +64,22 @@ pub(super) fn encode_roce(
                 ("operation", &roce.kind),
                 WIRE,
             ];
-            family.sample(labels, &extra, value(roce.count))
-        })
+            family.sample(labels, &extra, value(roce.count));
+        });
     };
     families.packets(prefix, "RoCE packets by operation", &|family| {
-        operations(family, |count| count.packets)
-    })?;
+        operations(family, |count| count.packets);
+    });
     families.bytes(prefix, "Bytes of RoCE frames by operation", &|family| {
-        operations(family, |count| count.bytes)
-    })?;
+        operations(family, |count| count.bytes);
+    });
     families.counter(
         &format!("{prefix}_naks"),
         "RoCE negative acknowledgements by code",
         &|family| {
             each(&mut |labels, roce| {
                 let Some((_, code)) = NAKS.iter().find(|(kind, _)| kind.name() == roce.kind) else {
-                    return Ok(());
+                    return;
                 };
                 let extra = [
                     ("direction", roce.direction.as_str()),
@@ -94,26 +87,25 @@ pub(super) fn encode_roce(
                     ("code", code),
                     WIRE,
                 ];
-                family.sample(labels, &extra, roce.count.packets)
-            })
+                family.sample(labels, &extra, roce.count.packets);
+            });
         },
-    )?;
+    );
     for (kind, name, help) in MARKS {
         families.counter(&format!("{prefix}_{name}"), help, &|family| {
             each(&mut |labels, roce| {
                 if roce.kind != kind.name() {
-                    return Ok(());
+                    return;
                 }
                 let extra = [
                     ("direction", roce.direction.as_str()),
                     ("transport", &roce.transport),
                     WIRE,
                 ];
-                family.sample(labels, &extra, roce.count.packets)
-            })
-        })?;
+                family.sample(labels, &extra, roce.count.packets);
+            });
+        });
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,11 +7,9 @@
 //! kernel names, not the one whose MAC address resembles the device's GUID.
 //! Owners of pods (`owner_*`) are not known here, and left out.
 
-use std::{collections::BTreeMap, fmt, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
-
-use super::family::Families;
+use super::family::{Families, Format, Labels};
 use crate::{
     api::types::PodName,
     hw::{HwStats, Kind, NicFamily, NicSample},
@@ -161,17 +159,18 @@ impl Port {
         }
     }
 
-    fn labels<'a>(&'a self, node: &'a str, number: &'a str) -> [(&'static str, &'a str); 10] {
+    fn labels(&self, node: &str) -> Labels {
+        let number = self.number.to_string();
         let [node_guid, system_guid] = &self.guids;
         let is_root = match self.parent {
             Some(_) => "false",
             None => "true",
         };
         let pod = self.pod.as_ref();
-        [
+        Labels::new([
             ("node_name", node),
             ("ifname", &self.device),
-            ("port", number),
+            ("port", &number),
             ("net_dev_name", self.netdev.as_deref().unwrap_or("")),
             ("node_guid", node_guid),
             ("sys_image_guid", system_guid),
@@ -182,29 +181,23 @@ impl Port {
             ),
             ("pod_namespace", pod.map_or("", |pod| &pod.namespace)),
             ("pod_name", pod.map_or("", |pod| &pod.name)),
-        ]
+        ])
     }
 }
 
 /// The ports as OpenMetrics text.
-///
-/// # Errors
-/// None in practice: a [`String`] takes any text.
-pub fn encode(ports: Ports) -> Result<String, fmt::Error> {
-    let mut text = String::new();
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(ports));
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
+pub fn encode(ports: &Ports) -> String {
+    let mut families = Families::new(Format::OpenMetrics, 0);
+    ports.encode(&mut families);
+    families.finish()
 }
 
-impl Collector for Ports {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families::new(encoder);
+impl Ports {
+    pub(super) fn encode(&self, families: &mut Families) {
         let ports: Vec<_> = self
             .ports
             .iter()
-            .map(|port| (port, port.number.to_string()))
+            .map(|port| (port, port.labels(&self.node)))
             .collect();
         // A family's samples stand together, whatever the order of the ports.
         let mut counters = BTreeMap::<&str, Vec<(usize, Option<&str>, u64)>>::new();
@@ -224,13 +217,10 @@ impl Collector for Ports {
         for (name, samples) in &counters {
             families.counter(&format!("rdma_{name}"), help, &|family| {
                 for (place, priority, value) in samples {
-                    let (port, number) = &ports[*place];
                     let priority = priority.map(|priority| ("priority", priority));
-                    let labels = port.labels(&self.node, number);
-                    family.sample(&labels, priority.as_slice(), *value)?;
+                    family.sample(&ports[*place].1, priority.as_slice(), *value);
                 }
-                Ok(())
-            })?;
+            });
         }
         type Value = fn(&Port) -> Option<u64>;
         let gauges: [(&str, &str, Value); 2] = [
@@ -250,15 +240,13 @@ impl Collector for Ports {
                 continue;
             }
             families.gauge(name, help, None, &|family| {
-                for (port, number) in &ports {
+                for (port, labels) in &ports {
                     if let Some(value) = value(port) {
-                        family.sample(&port.labels(&self.node, number), &[], value)?;
+                        family.sample(labels, &[], value);
                     }
                 }
-                Ok(())
-            })?;
+            });
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_RDMA;
 
-use super::RdmaError;
+use super::{RdmaError, counter::Names};
 use crate::{
     link::Netns,
     netlink::{
@@ -23,6 +23,9 @@ pub struct Rdma {
     home: Netns,
     /// The namespace, for error messages.
     pub(super) netns: String,
+    /// Names of ports' counters, and of those in counter sets.
+    pub(super) port_names: Names,
+    pub(super) set_names: Names,
 }
 
 impl Rdma {
@@ -38,6 +41,8 @@ impl Rdma {
                 socket,
                 home: netns.try_clone()?,
                 netns: netns.to_string(),
+                port_names: Names::default(),
+                set_names: Names::default(),
             }),
             Err((_, source)) if missing(&source) => Err(RdmaError::Unsupported),
             Err((step, source)) => Err(RdmaError::Socket {
@@ -54,6 +59,8 @@ impl Rdma {
             socket: Socket::over(transport),
             netns: home.to_string(),
             home,
+            port_names: Names::default(),
+            set_names: Names::default(),
         }
     }
 

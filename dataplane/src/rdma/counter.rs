@@ -2,6 +2,8 @@
 //!
 //! The name of a counter is the driver's.
 
+use std::{cell::RefCell, mem, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -18,16 +20,16 @@ const MASK_QP_TYPE: u32 = 1;
 const MASK_PID: u32 = 2;
 
 /// A counter. It wraps as the hardware does: some have 32 bits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HwCounter {
-    /// The driver's name for it.
-    pub name: String,
+    /// The driver's name for it, which the readings of a socket share.
+    pub name: Arc<str>,
     /// Its value.
     pub value: u64,
 }
 
 /// The counters of some queue pairs. When a set ends, the kernel adds its counts to the port's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterSet {
     /// The port.
     pub port: u32,
@@ -69,8 +71,31 @@ pub struct OptionalCounter {
     pub enabled: bool,
 }
 
-fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
-    let mut counters = Vec::new();
+/// Names of counters as they came last. A driver lists its counters in the same order each time, so
+/// that each name is nearly always the one that was there before, and is not made anew.
+#[derive(Debug, Default)]
+pub(super) struct Names(Vec<Arc<str>>);
+
+impl Names {
+    /// The name in an attribute, that of the counter at `place` of a list.
+    fn read(&mut self, place: usize, value: &[u8]) -> Result<Arc<str>, Malformed> {
+        if let Some(known) = self.0.get(place)
+            && value.split_last() == Some((&0, known.as_bytes()))
+        {
+            return Ok(known.clone());
+        }
+        let name: Arc<str> = wire::text(value)?.into();
+        match self.0.get_mut(place) {
+            Some(known) => *known = name.clone(),
+            None => self.0.push(name.clone()),
+        }
+        Ok(name)
+    }
+}
+
+fn decode_counters(names: &RefCell<Names>, list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
+    let mut names = names.borrow_mut();
+    let mut counters = Vec::with_capacity(names.0.len());
     wire::each_of(list, wire::STAT_HWCOUNTER_ENTRY, |entry| {
         let [name, value] = wire::fields(
             entry,
@@ -79,8 +104,9 @@ fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
                 wire::STAT_HWCOUNTER_ENTRY_VALUE,
             ],
         )?;
+        let place = counters.len();
         counters.push(HwCounter {
-            name: required(name, wire::text)?,
+            name: required(name, |name| names.read(place, name))?,
             value: required(value, wire::u64)?,
         });
         Ok(())
@@ -88,13 +114,16 @@ fn decode_counters(list: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
     Ok(counters)
 }
 
-pub(super) fn decode_port_counters(body: &[u8]) -> Result<Vec<HwCounter>, Malformed> {
+pub(super) fn decode_port_counters(
+    names: &RefCell<Names>,
+    body: &[u8],
+) -> Result<Vec<HwCounter>, Malformed> {
     let [counters] = wire::fields(body, [wire::STAT_HWCOUNTERS])?;
-    required(counters, decode_counters)
+    required(counters, |list| decode_counters(names, list))
 }
 
 impl CounterSet {
-    fn decode(entry: &[u8]) -> Result<Self, Malformed> {
+    fn decode(names: &RefCell<Names>, entry: &[u8]) -> Result<Self, Malformed> {
         let [port, id, process, pairs, counters] = wire::fields(
             entry,
             [
@@ -116,17 +145,13 @@ impl CounterSet {
             id: required(id, wire::u32)?,
             process: optional(process, wire::u32)?.filter(|&process| process != 0),
             queue_pairs,
-            counters: required(counters, decode_counters)?,
+            counters: required(counters, |list| decode_counters(names, list))?,
         })
     }
 
-    pub(super) fn decode_all(body: &[u8]) -> Result<Vec<Self>, Malformed> {
-        wire::list(
-            body,
-            wire::STAT_COUNTER,
-            wire::STAT_COUNTER_ENTRY,
-            Self::decode,
-        )
+    pub(super) fn decode_all(names: &RefCell<Names>, body: &[u8]) -> Result<Vec<Self>, Malformed> {
+        let (list, entry) = (wire::STAT_COUNTER, wire::STAT_COUNTER_ENTRY);
+        wire::list(body, list, entry, |entry| Self::decode(names, entry))
     }
 }
 
@@ -181,11 +206,11 @@ impl Rdma {
     /// [`RdmaError::Request`]: EOPNOTSUPP or EINVAL from a driver that has none.
     pub fn port_counters(&mut self, device: u32, port: u32) -> Result<Vec<HwCounter>, RdmaError> {
         let request = at_port(wire::CMD_STAT_GET, device, port);
-        self.get(
-            || format!("read the counters of port {port} of RDMA device {device}"),
-            request,
-            decode_port_counters,
-        )
+        let what = || format!("read the counters of port {port} of RDMA device {device}");
+        let names = RefCell::new(mem::take(&mut self.port_names));
+        let counters = self.get(what, request, |body| decode_port_counters(&names, body));
+        self.port_names = names.into_inner();
+        counters
     }
 
     /// The counter sets of a port.
@@ -195,8 +220,10 @@ impl Rdma {
     pub fn counter_sets(&mut self, device: u32, port: u32) -> Result<Vec<CounterSet>, RdmaError> {
         let request = of_queue_pairs(at_port(wire::CMD_STAT_GET, device, port));
         let what = || format!("read the counter sets of port {port} of RDMA device {device}");
-        let messages = self.dump(what, request, CounterSet::decode_all)?;
-        Ok(messages.into_iter().flatten().collect())
+        let names = RefCell::new(mem::take(&mut self.set_names));
+        let messages = self.dump(what, request, |body| CounterSet::decode_all(&names, body));
+        self.set_names = names.into_inner();
+        Ok(messages?.into_iter().flatten().collect())
     }
 
     /// How queue pairs come into the counter sets of a port.
@@ -302,8 +329,9 @@ fn of_queue_pairs(request: crate::netlink::Request) -> crate::netlink::Request {
 
 /// Feeds any bytes to every decoder of this file, for the fuzzer.
 pub(super) fn exercise(body: &[u8]) {
-    let _ = decode_port_counters(body);
-    let _ = CounterSet::decode_all(body);
+    let names = RefCell::default();
+    let _ = decode_port_counters(&names, body);
+    let _ = CounterSet::decode_all(&names, body);
     let _ = CounterMode::decode(body);
     let _ = decode_optional(body);
 }

@@ -3,11 +3,18 @@
 //! Source: `Documentation/ABI/stable/sysfs-class-infiniband`; RDMA netlink does not have it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     net::{IpAddr, Ipv6Addr},
-    path::Path,
+    path::PathBuf,
 };
 
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+    unistd,
+};
 use serde::{Deserialize, Serialize};
 
 use super::RdmaError;
@@ -60,29 +67,30 @@ impl GidTable {
     /// # Errors
     /// [`RdmaError::Sysfs`] when the device is not in this sysfs, or an entry makes no sense.
     pub fn read(sysfs: &Sysfs, device: &str, port: u32) -> Result<Self, RdmaError> {
-        let folder = sysfs.path(&format!("class/infiniband/{device}/ports/{port}"));
+        let port = sysfs.path(&format!("class/infiniband/{device}/ports/{port}"));
         let mut table = Self::default();
-        let gids = folder.join("gids");
-        let failed = |path: &Path, source| RdmaError::Sysfs {
-            path: path.to_owned(),
-            source,
-        };
-        for file in fs::read_dir(&gids).map_err(|error| failed(&gids, error))? {
-            let file = file.map_err(|error| failed(&gids, error))?;
-            let Some(index) = file.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let gids = Folder::open(port.join("gids"))?;
+        // Only there when an entry is in use.
+        let mut attributes = None;
+        for index in gids.numbers()? {
+            table.capacity += 1;
+            let Some(text) = gids.text(index)? else {
                 continue;
             };
-            table.capacity += 1;
-            let path = file.path();
-            let gid = optional(&path)?
-                .map(|text| {
-                    text.parse::<Ipv6Addr>()
-                        .map_err(|error| failed(&path, invalid(error)))
-                })
-                .transpose()?;
-            if let Some(gid) = gid.filter(|gid| !gid.is_unspecified()) {
-                table.entries.extend(entry(&folder, index, gid)?);
+            let gid: Ipv6Addr = text
+                .parse()
+                .map_err(|error| gids.failed(index, invalid(error)))?;
+            if gid.is_unspecified() {
+                continue;
             }
+            let (kinds, netdevs) = match &attributes {
+                Some(attributes) => attributes,
+                None => attributes.insert((
+                    Folder::open(port.join("gid_attrs/types"))?,
+                    Folder::open(port.join("gid_attrs/ndevs"))?,
+                )),
+            };
+            table.entries.extend(entry(kinds, netdevs, index, gid)?);
         }
         table.entries.sort_by_key(|gid| gid.index);
         Ok(table)
@@ -112,20 +120,23 @@ impl GidTable {
 }
 
 /// An entry's attributes; `None` when it was emptied meanwhile.
-fn entry(folder: &Path, index: u32, gid: Ipv6Addr) -> Result<Option<Gid>, RdmaError> {
-    let attributes = folder.join("gid_attrs");
-    let path = attributes.join(format!("types/{index}"));
-    let kind = match optional(&path)?.as_deref() {
+fn entry(
+    kinds: &Folder,
+    netdevs: &Folder,
+    index: u32,
+    gid: Ipv6Addr,
+) -> Result<Option<Gid>, RdmaError> {
+    let kind = match kinds.text(index)?.as_deref() {
         None => return Ok(None),
         Some("RoCE v2") => GidType::RoceV2,
         Some("IB/RoCE v1") => GidType::RoceV1,
         Some(other) => {
             let source = invalid(format!("{other:?} is no known type of GID"));
-            return Err(RdmaError::Sysfs { path, source });
+            return Err(kinds.failed(index, source));
         }
     };
     // InfiniBand has none.
-    let netdev = optional(&attributes.join(format!("ndevs/{index}")))?;
+    let netdev = netdevs.text(index)?;
     Ok(Some(Gid {
         index,
         gid,
@@ -134,20 +145,61 @@ fn entry(folder: &Path, index: u32, gid: Ipv6Addr) -> Result<Option<Gid>, RdmaEr
     }))
 }
 
-/// The text of a file. The kernel answers EINVAL for the attributes of an entry that is empty.
-fn optional(path: &Path) -> Result<Option<String>, RdmaError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim_end().to_owned())),
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound
-                || error.raw_os_error() == Some(libc::EINVAL) =>
-        {
-            Ok(None)
+/// A folder of files whose names are numbers. A node may have thousands of GIDs, so each is read by
+/// as few system calls as can be.
+struct Folder {
+    path: PathBuf,
+    file: File,
+}
+
+impl Folder {
+    fn open(path: PathBuf) -> Result<Self, RdmaError> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(RdmaError::Sysfs { path, source }),
         }
-        Err(source) => Err(RdmaError::Sysfs {
-            path: path.to_owned(),
+    }
+
+    fn failed(&self, number: u32, source: io::Error) -> RdmaError {
+        RdmaError::Sysfs {
+            path: self.path.join(number.to_string()),
             source,
-        }),
+        }
+    }
+
+    fn numbers(&self) -> Result<Vec<u32>, RdmaError> {
+        let failed = |source| RdmaError::Sysfs {
+            path: self.path.clone(),
+            source,
+        };
+        let mut numbers = Vec::new();
+        for file in fs::read_dir(&self.path).map_err(failed)? {
+            let name = file.map_err(failed)?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+        Ok(numbers)
+    }
+
+    /// The text of a file. The kernel answers EINVAL for the attributes of an entry that is empty.
+    fn text(&self, number: u32) -> Result<Option<String>, RdmaError> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        // Longer than a GID, a type and an interface's name; sysfs gives a file by one read.
+        let mut bytes = [0; 128];
+        let read = openat(
+            &self.file,
+            number.to_string().as_str(),
+            flags,
+            Mode::empty(),
+        )
+        .and_then(|file| unistd::read(file, &mut bytes));
+        match read {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&bytes[..length]);
+                Ok(Some(text.trim_end().to_owned()))
+            }
+            Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
+            Err(error) => Err(self.failed(number, error.into())),
+        }
     }
 }
 

@@ -30,8 +30,8 @@ pub use driver::Driver;
 pub use error::RdmaError;
 pub use gid::{Gid, GidTable, GidType};
 pub use resource::{
-    CmId, CompletionQueue, MemoryRegion, Owner, ProtectionDomain, QpState, QpType, QueuePair,
-    ResourceCount, ResourceKind,
+    CmId, CompletionQueue, MemoryRegion, Owned, Owner, ProtectionDomain, QpState, QpType,
+    QueuePair, ResourceCount, ResourceKind,
 };
 pub use survey::{NodeRdma, PlacedDevice, PlacedPort, survey};
 pub use system::NetnsMode;

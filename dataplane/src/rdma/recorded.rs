@@ -6,6 +6,8 @@
 
 use proptest::prelude::*;
 
+use std::cell::RefCell;
+
 use super::{counter, resource::decode_all, *};
 use crate::netlink::decode::{Malformed, messages};
 
@@ -113,17 +115,17 @@ fn resources_recorded() {
 
 #[test]
 fn counters_recorded() {
-    let counters = one("port_counters", counter::decode_port_counters);
-    let names: Vec<_> = counters
-        .iter()
-        .map(|counter| counter.name.as_str())
-        .collect();
+    let shared = RefCell::default();
+    let counters = one("port_counters", |body| {
+        counter::decode_port_counters(&shared, body)
+    });
+    let names: Vec<_> = counters.iter().map(|counter| &*counter.name).collect();
     assert_eq!(names.len(), 17);
     assert_eq!(names[..3], ["sent_pkts", "rcvd_pkts", "duplicate_request"]);
     let value = |name: &str| {
         counters
             .iter()
-            .find(|counter| counter.name == name)
+            .find(|counter| &*counter.name == name)
             .unwrap()
             .value
     };
@@ -197,10 +199,20 @@ fn counter_sets_in_handmade_bytes() {
             value: 7,
         }],
     };
-    assert_eq!(
-        CounterSet::decode_all(&body).unwrap(),
-        [expected.clone(), expected]
-    );
+    let names = RefCell::default();
+    let decode = |body: &[u8]| CounterSet::decode_all(&names, body).unwrap();
+    assert_eq!(decode(&body), [expected.clone(), expected.clone()]);
+    // Names are those of this answer, whatever the one before had there.
+    let mut other = body;
+    for place in 0..other.len() {
+        if other[place..].starts_with(b"rx_write_requests") {
+            other[place + 3..][..5].copy_from_slice(b"other");
+        }
+    }
+    for (body, name) in [(&other, "rx_other_requests"), (&other, "rx_other_requests")] {
+        let sets = decode(body);
+        assert!(sets.iter().all(|set| &*set.counters[0].name == name));
+    }
     let auto = [word(74, 1), word(76, 2)].concat();
     assert_eq!(
         CounterMode::decode(&auto).unwrap(),

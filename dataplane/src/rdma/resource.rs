@@ -72,6 +72,9 @@ pub enum Owner {
     Unknown,
 }
 
+/// How many objects each owner has.
+pub type Owned = HashMap<Owner, u64>;
+
 states! {
     /// `enum ib_qp_type` (`rdma/ib_verbs.h`).
     QpType {
@@ -386,11 +389,14 @@ pub(super) fn decode_all<T: Object>(body: &[u8]) -> Result<Vec<T>, Malformed> {
     wire::list(body, T::LIST, T::ENTRY, T::decode)
 }
 
-/// The owner of each object in a message, and nothing else of it.
-fn decode_owners(body: &[u8], list: u16, entry: u16) -> Result<Vec<Owner>, Malformed> {
-    wire::list(body, list, entry, |entry| {
-        let [process, kernel] = wire::fields(entry, [wire::RES_PID, wire::RES_KERN_NAME])?;
-        owner(process, kernel)
+/// Adds up how many objects of a message each owner has, and reads nothing else of them.
+fn count_owners<T: Object>(body: &[u8], counts: &mut Owned) -> Result<(), Malformed> {
+    wire::each_of(body, T::LIST, |entries| {
+        wire::each_of(entries, T::ENTRY, |entry| {
+            let [process, kernel] = wire::fields(entry, [wire::RES_PID, wire::RES_KERN_NAME])?;
+            *counts.entry(owner(process, kernel)?).or_default() += 1;
+            Ok(())
+        })
     })
 }
 
@@ -470,11 +476,7 @@ impl Rdma {
     ///
     /// # Errors
     /// [`RdmaError::Request`].
-    pub fn holdings(
-        &mut self,
-        device: u32,
-        kind: ResourceKind,
-    ) -> Result<HashMap<Owner, u64>, RdmaError> {
+    pub fn holdings(&mut self, device: u32, kind: ResourceKind) -> Result<Owned, RdmaError> {
         match kind {
             ResourceKind::Qp => self.tally::<QueuePair>(device),
             ResourceKind::Cq => self.tally::<CompletionQueue>(device),
@@ -484,13 +486,17 @@ impl Rdma {
         }
     }
 
-    fn tally<T: Object>(&mut self, device: u32) -> Result<HashMap<Owner, u64>, RdmaError> {
+    fn tally<T: Object>(&mut self, device: u32) -> Result<Owned, RdmaError> {
         let request = wire::request(T::COMMAND).u32(wire::DEV_INDEX, device);
         let what = || format!("count the {} of RDMA device {device}", T::NAME);
-        let messages = self.dump(what, request, |body| decode_owners(body, T::LIST, T::ENTRY))?;
-        let mut counts = HashMap::new();
-        for owner in messages.into_iter().flatten() {
-            *counts.entry(owner).or_default() += 1;
+        // By message: a dump that changed meanwhile is asked for again.
+        let messages = self.dump(what, request, |body| {
+            let mut counts = Owned::new();
+            count_owners::<T>(body, &mut counts).map(|()| counts)
+        })?;
+        let mut counts = Owned::new();
+        for (owner, count) in messages.into_iter().flatten() {
+            *counts.entry(owner).or_default() += count;
         }
         Ok(counts)
     }
@@ -506,7 +512,7 @@ impl Rdma {
 /// Feeds any bytes to every decoder of this file, for the fuzzer.
 pub(super) fn exercise(body: &[u8]) {
     let _ = decode_summary(body);
-    let _ = decode_owners(body, wire::RES_QP, wire::RES_QP_ENTRY);
+    let _ = count_owners::<QueuePair>(body, &mut Owned::new());
     let _ = decode_all::<QueuePair>(body);
     let _ = decode_all::<CmId>(body);
     let _ = decode_all::<MemoryRegion>(body);

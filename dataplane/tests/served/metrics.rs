@@ -21,7 +21,7 @@ use dataplane::{
         nic_samples,
     },
     link::{NetnsRef, NicStatistics},
-    metrics::{self, Compat, Snapshot},
+    metrics::{self, Compat, Format, Snapshot},
     rdma::{Driver, PortState, ResourceKind},
 };
 use tokio::sync::watch;
@@ -273,8 +273,8 @@ fn hardware() -> HwStats {
 #[test]
 fn hardware_has_one_set_of_names() {
     let mut snapshot = Snapshot::read(&dataplane(1)).unwrap();
-    snapshot.hw = Some(hardware());
-    let text = metrics::encode(snapshot).unwrap();
+    snapshot.hw = Some(Arc::new(hardware()));
+    let text = metrics::encode(Format::OpenMetrics, &snapshot);
     let port = |device: &str| {
         format!(
             "device=\"{device}\",port=\"1\",netns=\"host\",namespace=\"\",pod=\"\",source=\"hw\""
@@ -350,7 +350,7 @@ fn endpoints_are_told_by_how_policy_judges_them() {
     let mut snapshot = Snapshot::read(&dataplane(1)).unwrap();
     assert!(snapshot.policy.is_none(), "without a source");
     snapshot.policy = Some(policy());
-    let text = metrics::encode(snapshot).unwrap();
+    let text = metrics::encode(Format::OpenMetrics, &snapshot);
     for line in [
         "sluice_policy_endpoints{direction=\"ingress\",state=\"isolated\"} 2",
         "sluice_policy_endpoints{direction=\"ingress\",state=\"closed\"} 1",
@@ -378,12 +378,13 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn every_metric_is_documented_and_none_besides() {
     let mut snapshot = Snapshot::read(&dataplane(2)).unwrap();
     snapshot.policy = Some(policy());
-    snapshot.hw = Some(hardware());
-    for share in snapshot.hw.iter_mut().flat_map(|hw| &mut hw.shares) {
+    let mut hw = hardware();
+    for share in &mut hw.shares {
         // Documented once, as a rule.
         share.counters.clear();
     }
-    let text = metrics::encode(snapshot).unwrap();
+    snapshot.hw = Some(Arc::new(hw));
+    let text = metrics::encode(Format::OpenMetrics, &snapshot);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let docs = std::fs::read_to_string(path).unwrap();
     let documented: BTreeSet<_> = docs
@@ -396,7 +397,7 @@ fn every_metric_is_documented_and_none_besides() {
 #[test]
 fn samples_carry_the_numbers_and_the_labels() {
     let snapshot = Snapshot::read(&dataplane(2)).unwrap();
-    let text = metrics::encode(snapshot.clone()).unwrap();
+    let text = metrics::encode(Format::OpenMetrics, &snapshot);
     let [nameless, named] = &snapshot.stats.endpoints[..] else {
         panic!("two endpoints were attached");
     };
@@ -437,7 +438,7 @@ fn samples_carry_the_numbers_and_the_labels() {
 
 #[test]
 fn no_series_appears_twice() {
-    let text = metrics::encode(Snapshot::read(&dataplane(3)).unwrap()).unwrap();
+    let text = metrics::encode(Format::OpenMetrics, &Snapshot::read(&dataplane(3)).unwrap());
     let mut seen = BTreeSet::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').unwrap();

@@ -29,13 +29,15 @@ impl Card {
         Ok(card)
     }
 
-    /// Makes so many virtual functions; their interfaces' names, in order.
+    /// Makes so many virtual functions, and waits for the carrier, which goes and comes; their
+    /// interfaces' names, in order.
     ///
     /// # Errors
     /// The kernel refuses, or they get no interfaces.
     pub(crate) fn functions(&self, number: u32) -> Result<Vec<String>> {
         self.set_number(0)?;
         self.set_number(number)?;
+        self.node.wait_carrier(PF)?;
         (0..number).map(|index| self.function(index)).collect()
     }
 

@@ -1,9 +1,9 @@
 //! The CNI plugin as the main plugin for virtual functions: lent with settings, taken back as they
 //! were, whatever happens in between.
 
-use std::fs;
+use std::{fs, thread};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use sluice_tests::{
     agent::TestAgent,
@@ -146,6 +146,48 @@ fn functions_are_lent_with_settings_and_come_back_as_they_were() -> Result<()> {
             before[number]
         );
     }
+    Ok(())
+}
+
+/// Several pods are promised the same function at the same moment.
+#[test]
+#[ignore = "runs in the lab: cargo xtask test --lab"]
+fn of_many_pods_that_want_one_function_one_gets_it() -> Result<()> {
+    let node = Node::new(1)?;
+    let before = node.state(0)?;
+    let chain = node.chain(0, "10.96.0.10", "on")?;
+    let pods: Vec<_> = (0..4).map(|_| TestNetns::new()).collect::<Result<_>>()?;
+    let named = |verb, number: usize| call(verb, &format!("pod-{number}"), &pods[number]);
+    let added: Vec<Result<Value>> = thread::scope(|scope| {
+        let adding: Vec<_> = (0..pods.len())
+            .map(|number| {
+                let call = named("ADD", number);
+                let (chain, sandbox) = (&chain, &node.sandbox);
+                scope.spawn(move || chain.add(sandbox, &call))
+            })
+            .collect();
+        let added = adding.into_iter().map(|thread| thread.join());
+        added
+            .map(|added| added.unwrap_or_else(|_| bail!("an ADD panicked")))
+            .collect()
+    });
+    let winners: Vec<_> = (0..pods.len()).filter(|&at| added[at].is_ok()).collect();
+    let [winner] = winners[..] else {
+        bail!("{winners:?} got it: {added:?}");
+    };
+    // What ends the others takes nothing from it.
+    for number in (0..pods.len()).filter(|&number| number != winner) {
+        chain.del(&node.sandbox, &named("DEL", number), None)?;
+        ensure!(
+            pods[number].describe("net1").is_err(),
+            "pod-{number} has it"
+        );
+    }
+    pods[winner].describe("net1")?;
+    let result = added[winner].as_ref().ok();
+    chain.del(&node.sandbox, &named("DEL", winner), result)?;
+    let after = node.state(0)?;
+    ensure!(after == before, "{after:?} was {before:?}");
     Ok(())
 }
 

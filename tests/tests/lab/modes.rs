@@ -7,7 +7,7 @@ use serde_json::Value;
 use sluice_tests::{
     agent::TestAgent,
     netns::TestNetns,
-    node::{MACHINE, NODE, POD_INTERFACE, TestNode, UPLINK, addresses, pings},
+    node::{MACHINE, NODE, POD_INTERFACE, TestNode, UPLINK, addresses, announce, pings},
     poll::wait_until,
 };
 
@@ -50,24 +50,6 @@ fn reaches(from: &TestNetns, to: &[String]) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Tells node and machine of pods that answer no neighbour discovery: to the machine they are behind
-/// the node, to the node they are neighbours with the uplink's MAC address.
-fn announce(setup: &TestNode) -> Result<()> {
-    let mac = setup.node.describe(UPLINK)?["address"].clone();
-    let mac = mac.as_str().context("no MAC address")?;
-    for pod in 0..setup.pods.len() {
-        for (address, gateway) in addresses(pod).iter().zip(NODE) {
-            setup
-                .machine
-                .ip(&format!("route add {address} via {gateway}"))?;
-            setup.node.ip(&format!(
-                "neighbor add {address} lladdr {mac} dev {UPLINK} nud permanent"
-            ))?;
-        }
-    }
-    Ok(())
 }
 
 fn examine(kind: &str, pods: usize) -> Result<Reach> {

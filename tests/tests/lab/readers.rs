@@ -1,9 +1,11 @@
 //! Four readers of the RoCE packets between two pods: Sluice's wire counters, the soft-RoCE device's
-//! own, tshark on a capture, and perftest, which tells how many messages there were.
+//! own (by Sluice's netlink client, `rdma` being its witness), tshark on a capture, and perftest,
+//! which tells how many messages there were.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane::rdma::Rdma;
 use sluice_tests::{
     agent::TestAgent,
     netns::TestNetns,
@@ -51,6 +53,18 @@ impl End {
             .with_context(|| format!("no {name}"))
     }
 
+    /// What holds whatever happens: what tshark read is what Sluice counted.
+    fn readers_agree(&self) -> Result<()> {
+        let counted = self.wire.iter().filter(|(_, count)| **count > 0);
+        let wire: Counts = counted.map(|(key, count)| (key.clone(), *count)).collect();
+        ensure!(
+            wire == self.captured,
+            "Sluice {wire:?}, tshark {:?}",
+            self.captured
+        );
+        Ok(())
+    }
+
     /// Counters of the device that tell of trouble, and have moved.
     pub(crate) fn trouble(&self) -> Vec<&str> {
         const ORDINARY: [&str; 7] = [
@@ -93,12 +107,28 @@ pub(crate) struct Outcome {
     pub(crate) messages: u64,
 }
 
+impl Outcome {
+    /// Packets of an operation that left the client, and that reached the server.
+    pub(crate) fn requests(&self, kind: &str) -> (u64, u64) {
+        (
+            self.client.wire("egress", kind),
+            self.server.wire("ingress", kind),
+        )
+    }
+
+    /// How many packets of its messages of 2048 bytes there are at RoCE's MTU of 1024 bytes, each
+    /// sent once.
+    pub(crate) fn first_time(&self) -> u64 {
+        2 * self.messages
+    }
+}
+
 /// Two nodes' worth of uplinks, wired by a switch, a pod on each.
 pub(crate) struct Lab {
     agent: TestAgent,
     pods: [TestNetns; 2],
     ids: [u64; 2],
-    pub(crate) switch: TestNetns,
+    switch: TestNetns,
     node: TestNetns,
 }
 
@@ -135,10 +165,10 @@ impl Lab {
         })
     }
 
-    /// Runs perftest between the pods; what has moved since before.
+    /// Runs perftest between the pods; what has moved since before, all readers agreeing.
     ///
     /// # Errors
-    /// A tool fails, or Sluice and the devices never have the same packets.
+    /// A tool fails, or two readers do not have the same packets.
     pub(crate) fn run(&self, tool: &str) -> Result<Outcome> {
         let make = |n: usize| Rxe::new(&self.node, &self.pods[n], "net1", ADDRESSES[n]);
         // New devices: their counters start at zero.
@@ -164,6 +194,9 @@ impl Lab {
         }
         let client = ends.pop().context("no client")?;
         let server = ends.pop().context("no server")?;
+        for (name, end) in [("server", &server), ("client", &client)] {
+            end.readers_agree().context(name)?;
+        }
         Ok(Outcome {
             server,
             client,
@@ -204,7 +237,8 @@ impl Lab {
                 });
                 of.map(|(_, count)| count).sum()
             };
-            let same = hw.get("rcvd_pkts") == Some(&total("ingress"))
+            let same = hw == witnessed(device)?
+                && hw.get("rcvd_pkts") == Some(&total("ingress"))
                 && hw.get("sent_pkts") == Some(&total("egress"));
             last = format!("device {hw:?}, Sluice {wire:?}");
             Ok(same.then_some((wire, hw)))
@@ -223,7 +257,19 @@ impl Lab {
     }
 }
 
+/// A device's counters by Sluice's own netlink client.
 fn hardware(device: &Rxe<'_>) -> Result<Hardware> {
+    let mut rdma = Rdma::open(&device.pod.open()?)?;
+    let index = rdma.device(&device.name)?.index;
+    let counters = rdma.port_counters(index, 1)?;
+    let numbers = counters
+        .into_iter()
+        .map(|counter| (counter.name.to_string(), counter.value));
+    Ok(numbers.collect())
+}
+
+/// The same by `rdma`.
+fn witnessed(device: &Rxe<'_>) -> Result<Hardware> {
     let counters = device.counters()?;
     let counters = counters.as_object().context("no counters")?;
     let numbers = counters
@@ -317,22 +363,4 @@ fn number(text: &str) -> Result<u32> {
         None => text.parse(),
     };
     parsed.with_context(|| format!("{text:?} is no number"))
-}
-
-/// What holds whatever happens: what tshark read is what Sluice counted, at both ends.
-pub(crate) fn readers_agree(outcome: &Outcome) -> Result<()> {
-    for (name, end) in [("server", &outcome.server), ("client", &outcome.client)] {
-        let wire: Counts = end
-            .wire
-            .iter()
-            .filter(|(_, count)| **count > 0)
-            .map(|(key, count)| (key.clone(), *count))
-            .collect();
-        ensure!(
-            wire == end.captured,
-            "{name}: Sluice {wire:?}, tshark {:?}",
-            end.captured
-        );
-    }
-    Ok(())
 }

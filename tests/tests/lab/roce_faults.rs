@@ -7,7 +7,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::readers::{Lab, Outcome, readers_agree};
+use crate::readers::{Lab, Outcome};
 
 /// The switch's port to the server: what happens there happens to requests, not to answers.
 const PORT: &str = "sw0";
@@ -36,24 +36,30 @@ fn moved(name: &str, found: &[impl AsRef<str>], moved: &[&str], may: &[&str]) ->
     Ok(())
 }
 
-/// Packets of 2048-byte messages at RoCE's MTU of 1024 bytes, each sent once.
-fn first_time(outcome: &Outcome) -> u64 {
-    2 * outcome.messages
+/// A transfer while the switch does what these commands have it do, until others undo it; what those
+/// print.
+fn transfer(lab: &Lab, tool: &str, set: &[&str], unset: &[&str]) -> Result<(Outcome, String)> {
+    for command in set {
+        lab.at_switch(command)?;
+    }
+    let outcome = lab.run(tool)?;
+    let printed: Result<String> = unset.iter().map(|command| lab.at_switch(command)).collect();
+    Ok((outcome, printed?))
+}
+
+/// A transfer while netem does this to each request.
+fn emulated(lab: &Lab, tool: &str, what: &str) -> Result<Outcome> {
+    let set = format!("tc qdisc add dev {PORT} root netem {what}");
+    let unset = format!("tc qdisc del dev {PORT} root");
+    Ok(transfer(lab, tool, &[&set], &[&unset])?.0)
 }
 
 fn nothing_wrong(lab: &Lab) -> Result<()> {
     for (tool, kind) in [("ib_write_bw", "write"), ("ib_send_bw", "send")] {
         let outcome = lab.run(&format!("{tool} {PATIENT}"))?;
-        readers_agree(&outcome)?;
         let Outcome { server, client, .. } = &outcome;
-        ensure!(
-            client.wire("egress", kind) == first_time(&outcome),
-            "{outcome:?}"
-        );
-        ensure!(
-            server.wire("ingress", kind) == first_time(&outcome),
-            "{outcome:?}"
-        );
+        let sent = outcome.first_time();
+        ensure!(outcome.requests(kind) == (sent, sent), "{outcome:?}");
         for (name, end) in [("server", server), ("client", client)] {
             moved(name, &end.marks(), &[], &[])?;
             moved(name, &end.trouble(), &[], &[])?;
@@ -64,32 +70,32 @@ fn nothing_wrong(lab: &Lab) -> Result<()> {
 
 /// Each 29th request is lost behind the client's hook.
 fn loss(lab: &Lab) -> Result<()> {
-    lab.at_switch(&format!("tc qdisc add dev {PORT} clsact"))?;
-    lab.at_switch(&format!(
+    let drop = format!(
         "tc filter add dev {PORT} egress protocol ip u32 match ip protocol 17 0xff \
          match ip dport 4791 0xffff action pass random determ drop 29"
-    ))?;
-    let outcome = lab.run(&format!("ib_write_bw {IMPATIENT}"))?;
-    let shown = lab.at_switch(&format!("tc -s filter show dev {PORT} egress"))?;
-    lab.at_switch(&format!("tc qdisc del dev {PORT} clsact"))?;
+    );
+    let (outcome, shown) = transfer(
+        lab,
+        &format!("ib_write_bw {IMPATIENT}"),
+        &[&format!("tc qdisc add dev {PORT} clsact"), &drop],
+        &[
+            &format!("tc -s filter show dev {PORT} egress"),
+            &format!("tc qdisc del dev {PORT} clsact"),
+        ],
+    )?;
     let (_, rest) = shown
         .split_once("(dropped ")
         .with_context(|| shown.clone())?;
     let (dropped, _) = rest.split_once(',').with_context(|| shown.clone())?;
     let dropped: u64 = dropped.parse()?;
-
-    readers_agree(&outcome)?;
     let Outcome { server, client, .. } = &outcome;
-    let (sent, received) = (
-        client.wire("egress", "write"),
-        server.wire("ingress", "write"),
-    );
+    let (sent, received) = outcome.requests("write");
     ensure!(
         dropped > 0 && sent - received == dropped,
         "{dropped}: {outcome:?}"
     );
     let resent = client.wire("egress", "duplicate");
-    ensure!(sent - resent == first_time(&outcome), "{outcome:?}");
+    ensure!(sent - resent == outcome.first_time(), "{outcome:?}");
     sequence_errors(&outcome)?;
     moved(
         "server",
@@ -137,16 +143,10 @@ fn sequence_errors(outcome: &Outcome) -> Result<()> {
 
 /// A fifth of the requests comes twice.
 fn duplication(lab: &Lab) -> Result<()> {
-    lab.at_switch(&format!("tc qdisc add dev {PORT} root netem duplicate 20%"))?;
-    let outcome = lab.run(&format!("ib_write_bw {PATIENT}"))?;
-    lab.at_switch(&format!("tc qdisc del dev {PORT} root"))?;
-    readers_agree(&outcome)?;
+    let outcome = emulated(lab, &format!("ib_write_bw {PATIENT}"), "duplicate 20%")?;
     let Outcome { server, client, .. } = &outcome;
-    let (sent, received) = (
-        client.wire("egress", "write"),
-        server.wire("ingress", "write"),
-    );
-    ensure!(sent == first_time(&outcome), "{outcome:?}");
+    let (sent, received) = outcome.requests("write");
+    ensure!(sent == outcome.first_time(), "{outcome:?}");
     let doubled = received - sent;
     let all = [
         server.wire("ingress", "duplicate"),
@@ -166,20 +166,13 @@ fn duplication(lab: &Lab) -> Result<()> {
 
 /// One request in ten overtakes others.
 fn reordering(lab: &Lab) -> Result<()> {
-    lab.at_switch(&format!(
-        "tc qdisc add dev {PORT} root netem delay 20ms reorder 10%"
-    ))?;
-    let outcome = lab.run(&format!("ib_write_bw {IMPATIENT}"))?;
-    lab.at_switch(&format!("tc qdisc del dev {PORT} root"))?;
-    readers_agree(&outcome)?;
+    let tool = format!("ib_write_bw {IMPATIENT}");
+    let outcome = emulated(lab, &tool, "delay 20ms reorder 10%")?;
     let Outcome { server, client, .. } = &outcome;
-    let (sent, received) = (
-        client.wire("egress", "write"),
-        server.wire("ingress", "write"),
-    );
+    let (sent, received) = outcome.requests("write");
     ensure!(sent == received, "{outcome:?}");
     let resent = client.wire("egress", "duplicate");
-    ensure!(sent - resent == first_time(&outcome), "{outcome:?}");
+    ensure!(sent - resent == outcome.first_time(), "{outcome:?}");
     sequence_errors(&outcome)?;
     moved(
         "server",
@@ -202,18 +195,20 @@ fn reordering(lab: &Lab) -> Result<()> {
 
 /// The switch marks every request: congestion experienced. Soft-RoCE takes no notice of it.
 fn congestion(lab: &Lab) -> Result<()> {
-    let rules = format!(
-        "table netdev congested {{\nchain out {{\n\
-         type filter hook egress device {PORT} priority 0\n\
-         udp dport 4791 ip ecn set ce\n}}\n}}"
-    );
-    lab.switch.run("nft", &[&rules])?;
-    let outcome = lab.run(&format!("ib_write_bw {PATIENT}"))?;
-    lab.at_switch("nft delete table netdev congested")?;
-    readers_agree(&outcome)?;
+    let chain = format!("{{ type filter hook egress device {PORT} priority 0; }}");
+    let (outcome, _) = transfer(
+        lab,
+        &format!("ib_write_bw {PATIENT}"),
+        &[
+            "nft add table netdev congested",
+            &format!("nft add chain netdev congested out {chain}"),
+            "nft add rule netdev congested out udp dport 4791 ip ecn set ce",
+        ],
+        &["nft delete table netdev congested"],
+    )?;
     let Outcome { server, client, .. } = &outcome;
     ensure!(
-        server.wire("ingress", "ce_marked") == first_time(&outcome),
+        server.wire("ingress", "ce_marked") == outcome.first_time(),
         "{outcome:?}"
     );
     moved("server", &server.marks(), &["ingress ce_marked"], &[])?;
@@ -225,7 +220,6 @@ fn congestion(lab: &Lab) -> Result<()> {
 /// The receiver has room for one message at a time.
 fn slow_receiver(lab: &Lab) -> Result<()> {
     let outcome = lab.run(&format!("ib_send_bw -r 1 {PATIENT}"))?;
-    readers_agree(&outcome)?;
     let Outcome { server, client, .. } = &outcome;
     let refused = server.wire("egress", "rnr_nak");
     let all = [
@@ -235,10 +229,7 @@ fn slow_receiver(lab: &Lab) -> Result<()> {
         client.hw("rcvd_rnr_err")?,
     ];
     ensure!(refused > 0 && all == [refused; 4], "{all:?}: {outcome:?}");
-    let (sent, received) = (
-        client.wire("egress", "send"),
-        server.wire("ingress", "send"),
-    );
+    let (sent, received) = outcome.requests("send");
     ensure!(sent == received, "{outcome:?}");
     moved(
         "server",

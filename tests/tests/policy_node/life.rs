@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use sluice_tests::{
     node::{POD_INTERFACE, addresses, pings},
     policy::{namespace, pod, policy},
+    service::PORTS,
 };
 
-use crate::lab::{Lab, PORTS};
+use crate::lab::Lab;
 
 /// The pod's interface comes up only after it was attached, and the pod sends
 /// in a tight loop all the while: whatever leaves it was judged.

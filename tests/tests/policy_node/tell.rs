@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use sluice_tests::{
     node::{addresses, pings},
     policy::{NETWORK, namespace, pod, policy},
+    service::{Server, tcp_connects},
 };
 
-use crate::lab::{Lab, Server, tcp_connects};
+use crate::lab::Lab;
 
 #[test]
 fn list_show_explain_test_and_audit_tell_what_is_in_force() -> Result<()> {
@@ -60,7 +61,7 @@ fn list_show_explain_test_and_audit_tell_what_is_in_force() -> Result<()> {
     );
 
     let target = SocketAddr::new(addresses(0)[0].parse()?, 80);
-    ensure!(tcp_connects(&lab.node.pods[1], target)?);
+    ensure!(tcp_connects(&lab.node.pods[1], target, true)?);
     let shown = agent.json(&["policy", "show", &id.to_string()])?;
     ensure!(shown["rules"][0]["rule"] == rule, "{shown}");
     ensure!(shown["rules"][0]["hits"].as_u64() >= Some(1), "{shown}");
@@ -98,12 +99,15 @@ fn list_show_explain_test_and_audit_tell_what_is_in_force() -> Result<()> {
 
     let closed = SocketAddr::new(target.ip(), 81);
     agent.run(&["policy", "audit", &id.to_string(), "on"])?;
-    ensure!(tcp_connects(&lab.node.pods[1], closed)?, "audit mode drops");
+    ensure!(
+        tcp_connects(&lab.node.pods[1], closed, true)?,
+        "audit mode drops"
+    );
     let audited = explain("x/b", "81/tcp")?;
     ensure!(audited[0]["passes"] == true && audited[0]["ends"][0]["allowed"] == false);
     agent.run(&["policy", "audit", &id.to_string(), "off"])?;
     ensure!(
-        !tcp_connects(&lab.node.pods[1], closed)?,
+        !tcp_connects(&lab.node.pods[1], closed, false)?,
         "audit mode is not off"
     );
     Ok(())
@@ -133,7 +137,8 @@ fn a_drop_names_both_pods_and_each_rule_has_its_hits() -> Result<()> {
     let [v4, _] = addresses(0);
     ensure!(tcp_connects(
         &lab.node.pods[1],
-        SocketAddr::new(v4.parse()?, 80)
+        SocketAddr::new(v4.parse()?, 80),
+        true
     )?);
     let list = lab.agent.json(&["policy", "list"])?;
     let hits = |rule: usize| {

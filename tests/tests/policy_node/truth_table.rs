@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use sluice_tests::{
     node::{POD_INTERFACE, addresses},
     policy::{Cluster, Packet, Verdict, namespace, pod, policy},
+    service::{PORTS, Server, tcp_connects, udp_answers},
 };
 
-use crate::lab::{Lab, PORTS, Server, tcp_connects, udp_answers};
+use crate::lab::Lab;
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -100,7 +101,7 @@ fn policies() -> Vec<Value> {
     ]
 }
 
-/// SCTP is not in every kernel; the lab's have it.
+/// SCTP is not in every kernel: `lab::policy_sctp` has the same for it.
 #[test]
 fn nine_pods_connect_as_the_manifests_say_over_tcp_and_udp_ipv4_and_ipv6() -> Result<()> {
     let mut objects = nine_pods();
@@ -143,14 +144,15 @@ fn nine_pods_connect_as_the_manifests_say_over_tcp_and_udp_ipv4_and_ipv6() -> Re
     let found: Vec<Result<bool>> = thread::scope(|scope| {
         let running: Vec<_> = probes
             .iter()
-            .map(|&(from, to, family, protocol, port)| {
+            .map(|probe @ &(from, to, family, protocol, port)| {
                 let pods = &lab.node.pods;
                 let address = &address;
+                let expected = expected(probe);
                 scope.spawn(move || {
                     let target = SocketAddr::new(address(to, family)?, port);
                     match protocol {
-                        6 => tcp_connects(&pods[from], target),
-                        _ => udp_answers(&pods[from], target),
+                        6 => tcp_connects(&pods[from], target, expected?),
+                        _ => udp_answers(&pods[from], target, expected?),
                     }
                 })
             })

@@ -50,7 +50,32 @@ const PARTS: &[Tests] = &[
 ];
 
 /// Tests made for the lab that any kernel can run, in any mode of the RDMA subsystem.
-const EVERYWHERE: &[&str] = &["cni", "effort", "hardware", "modes", "sriov", "uplinks"];
+const EVERYWHERE: &[&str] = &[
+    "cni",
+    "effort",
+    "hardware",
+    "modes",
+    "policy_sctp",
+    "sriov",
+    "uplinks",
+];
+
+/// Policy on every kind of interface.
+const POLICY_MODES: &[Tests] = &[Lab(&["policy_modes"])];
+
+/// Policy by real connections.
+const POLICY: &[Tests] = &[
+    Ordinary("policy_node"),
+    // A guest is not quick enough to swap tables a thousand times.
+    Single(
+        "policy_live",
+        &[
+            "a_pod_with_net_admin_cannot_take_tcx_policy_away",
+            "verdicts_stay_when_the_agent_is_killed",
+            "what_a_pod_takes_from_clsact_is_put_back",
+        ],
+    ),
+];
 
 /// Those that need the reference sriov-cni.
 pub(super) const SRIOV_CNI: &str = "cni_sriov";
@@ -77,6 +102,12 @@ pub(super) const WHOLE_SUITE: &[Boot] = &[
     boot("6.1", Series::Linux6_1, WHOLE),
     boot("7 parts", Series::Newest, PARTS),
     boot("6.1 parts", Series::Linux6_1, PARTS),
+    boot("7 policy modes", Series::Newest, POLICY_MODES),
+    boot("6.12 policy modes", Series::Linux6_12, POLICY_MODES),
+    boot("6.1 policy modes", Series::Linux6_1, POLICY_MODES),
+    boot("7 policy", Series::Newest, POLICY),
+    boot("6.12 policy", Series::Linux6_12, POLICY),
+    boot("6.1 policy", Series::Linux6_1, POLICY),
     boot("7 lab", Series::Newest, &[Lab(EVERYWHERE)]),
     boot(
         "7 cni",

@@ -60,9 +60,9 @@ pub(crate) struct Subject<'a> {
     pub(crate) failpoints: &'a Path,
 }
 
-/// Runs the tests of one form of the suite whose path contains one of `filters`, or all, handing
-/// each line of output to `line` too. A machine without such tests is not booted. Returns how many
-/// tests were left out for what cannot be had.
+/// Runs the tests of one form of the suite whose path contains one of `filters`, or whose machine's
+/// name is one, or all, handing each line of output to `line` too. A machine without such tests is
+/// not booted. Returns how many tests were left out for what cannot be had.
 ///
 /// # Errors
 /// The tests do not compile, or a guest does not do its work. A test that fails is no error here:
@@ -119,7 +119,10 @@ pub(crate) fn run(
             };
             let start = Instant::now();
             if let Err(error) = boot.run(&job, &line) {
-                problems.push(format!("machine \"{}\": {error:#}", boot.name));
+                let problem = format!("machine \"{}\": {error:#}", boot.name);
+                // Here too, beside what its tests have printed.
+                exec::step(&problem);
+                problems.push(problem);
             }
             exec::step(&format!(
                 "{}: {tests} tests in {} s; {} machines to come",
@@ -196,6 +199,8 @@ impl Boot {
 type Plan<'a> = Vec<(&'a Binary, Vec<&'a str>)>;
 
 fn plan<'a>(boot: &Boot, binaries: &'a Binaries, filters: &[String]) -> Result<Plan<'a>> {
+    let all_of_it = filters.iter().any(|filter| filter == boot.name);
+    let filters = if all_of_it { &[] } else { filters };
     let tests_of = |tests: &boots::Tests| {
         let name = tests.binary();
         let binary = binaries

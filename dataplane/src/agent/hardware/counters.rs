@@ -1,7 +1,7 @@
 //! What hardware counts, and whose it is.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ pub(in crate::agent) struct HwView {
 
 struct Inner {
     collector: Collector,
-    last: Option<(Instant, HwStats)>,
+    last: Option<(Instant, Arc<HwStats>)>,
     saved: Instant,
 }
 
@@ -55,7 +55,7 @@ impl Agent {
     ///
     /// # Errors
     /// RDMA is there and cannot be read.
-    pub fn hw(&self) -> Result<HwStats> {
+    pub fn hw(&self) -> Result<Arc<HwStats>> {
         let node = match self.rdma() {
             Err(Error::Unsupported(_)) => NodeRdma::none(),
             other => other?,
@@ -64,7 +64,7 @@ impl Agent {
         if let Some((taken, stats)) = &inner.last
             && taken.elapsed() < FRESH
         {
-            return Ok(stats.clone());
+            return Ok(Arc::clone(stats));
         }
         let asked = Asked {
             node: &node,
@@ -72,9 +72,9 @@ impl Agent {
             uplinks: self.uplink_interfaces(),
             make_sets: self.options.rdma_pod_counters,
         };
-        let stats = inner.collector.read(asked);
+        let stats = Arc::new(inner.collector.read(asked));
         self.save_hw(&mut inner);
-        inner.last = Some((Instant::now(), stats.clone()));
+        inner.last = Some((Instant::now(), Arc::clone(&stats)));
         Ok(stats)
     }
 
@@ -105,7 +105,7 @@ impl Agent {
     /// # Errors
     /// [`Error::Unsupported`](crate::agent::Error::Unsupported) when this kernel has no RDMA.
     pub fn rdma_resources(&self) -> Result<RdmaResources> {
-        let holdings = self.hw()?.holdings;
+        let holdings = self.hw()?.holdings.clone();
         let node = self.rdma()?;
         let mut pods = self.pods();
         let mut processes = Processes::new("/proc");
@@ -137,6 +137,7 @@ impl Agent {
 
     /// What is known of pods, to find out whose a process is.
     fn pods(&self) -> Pods {
+        let uids = self.policy_pod_uids();
         let state = self.state();
         let residents = state.endpoints.values().map(|endpoint| Resident {
             endpoint: endpoint.record.id,
@@ -148,7 +149,7 @@ impl Agent {
             let pod = record.pod.clone()?;
             Some((attachment.container_id().to_owned(), pod))
         });
-        Pods::new(residents, containers)
+        Pods::new(residents, containers).with_uids(uids)
     }
 
     fn uplink_interfaces(&self) -> Vec<String> {

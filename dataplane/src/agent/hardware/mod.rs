@@ -10,6 +10,8 @@ pub(super) use counters::HwView;
 pub use declare::Nic;
 pub(super) use rdma::RdmaView;
 
+use std::sync::Arc;
+
 use super::Agent;
 use crate::{
     agent::Result,
@@ -30,7 +32,7 @@ impl Hardware for Agent {
         self.set_rdma_mode(mode)
     }
 
-    fn hw(&self) -> Result<HwStats> {
+    fn hw(&self) -> Result<Arc<HwStats>> {
         self.hw()
     }
 

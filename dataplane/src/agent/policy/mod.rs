@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use dataplane_ebpf::abi::EndpointConfig;
@@ -20,7 +20,6 @@ use tokio::time::timeout;
 
 use super::{Agent, Result, State};
 use crate::{
-    api::types::Event,
     kernel::Maps,
     policy::{
         apply::{Applied, Outcome, Switches},
@@ -308,25 +307,13 @@ impl Agent {
                 tracing::error!("{problem}");
             }
         }
-        let state = self.state();
         for (key @ (id, direction), reason) in &now.closed {
             if before.closed.get(key) == Some(reason) {
                 continue;
             }
             let direction = direction.name();
             tracing::error!("endpoint {id}: {direction} closed: {reason}");
-            let endpoint = state.endpoints.get(id);
-            // Nobody listening is no loss.
-            let _ = self.events.send(Event {
-                endpoint: *id,
-                interface: endpoint.map(|endpoint| endpoint.interface.name.clone()),
-                pod: endpoint.and_then(|endpoint| endpoint.record.pod.clone()),
-                direction: direction.to_owned(),
-                kind: "policy".into(),
-                reason: reason.clone(),
-                time: seconds_since_1970(),
-                ..Event::default()
-            });
+            self.announce(*id, "policy", direction, reason.clone());
         }
     }
 
@@ -384,6 +371,14 @@ impl Agent {
         addresses.collect()
     }
 
+    /// The pods whose UID the source of policies knows.
+    pub(super) fn policy_pod_uids(&self) -> Vec<(String, PodName)> {
+        let policing = self.policing();
+        let pods = policing.model.iter().flat_map(|model| &model.pods);
+        let uids = pods.filter_map(|(name, pod)| Some((pod.uid.clone()?, name.clone())));
+        uids.collect()
+    }
+
     fn policing(&self) -> MutexGuard<'_, Policing> {
         self.policing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -398,11 +393,6 @@ fn node_addresses(state: &State) -> Vec<IpAddr> {
     addresses.sort_unstable();
     addresses.dedup();
     addresses
-}
-
-fn seconds_since_1970() -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs_f64()
 }
 
 fn is_link_local(address: &IpAddr) -> bool {

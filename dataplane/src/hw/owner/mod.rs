@@ -96,6 +96,13 @@ impl Pods {
         }
     }
 
+    /// The same, with the names of pods whose UID is known: those in the node's network have no
+    /// endpoint and no container that asked for a network.
+    pub fn with_uids(mut self, uids: impl IntoIterator<Item = (String, PodName)>) -> Self {
+        self.by_uid.extend(uids);
+        self
+    }
+
     /// Whether one of them is still there.
     pub fn has(&self, holder: &Holder) -> bool {
         match holder {
@@ -246,6 +253,15 @@ mod tests {
         // Now the UID has been seen in a namespace that is known.
         pods.of_process(&process(100, Some("u1"), None));
         assert_eq!(of(&mut pods, Some("u1"), Some("beef")), by_uid(Some("web")));
+        // One that the source of policies names.
+        let mut told = pods.clone().with_uids([("u2".to_owned(), pod("db"))]);
+        let of_told = told.of_process(&process(1, Some("u2"), None));
+        let expected = Holder::Pod {
+            pod: Some(pod("db")),
+            uid: Some("u2".into()),
+            endpoint: None,
+        };
+        assert_eq!(of_told, expected);
         let by_id = Holder::Pod {
             pod: Some(pod("cache")),
             uid: None,

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -93,8 +94,10 @@ impl Processes {
 /// Name and start of a process: fields 2 and 22 of `/proc/PID/stat` (proc_pid_stat(5)). The name is
 /// in parentheses and may have some itself.
 fn read_stat(folder: &Path) -> io::Result<(String, u64)> {
-    let bytes = fs::read(folder.join("stat"))?;
-    let text = String::from_utf8_lossy(&bytes);
+    // The first 22 fields take less, and a thousand processes are asked at each look: one read.
+    let mut bytes = [0; 1024];
+    let length = fs::File::open(folder.join("stat"))?.read(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes[..length]);
     parse_stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

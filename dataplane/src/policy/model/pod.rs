@@ -7,6 +7,8 @@ use super::{Labels, NetworkName, Protocol, Scope};
 /// What policies ask of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
+    /// The UID by which the node's cgroups know it.
+    pub uid: Option<String>,
     /// Its labels.
     pub labels: Labels,
     /// The named ports of its containers.

@@ -14,6 +14,10 @@ pub(super) const POLICY_FOR: &str = "k8s.v1.cni.cncf.io/policy-for";
 /// The networks that a pod is attached to, as Multus writes it.
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
+/// What the kubelet takes for the UID of a static pod; that of the object in the API, which mirrors
+/// it, is another.
+pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// Annotations of an object.
 pub(super) type Annotations = BTreeMap<String, String>;
 

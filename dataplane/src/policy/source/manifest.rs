@@ -18,6 +18,8 @@ pub(super) struct Metadata {
     #[serde(default)]
     pub namespace: Option<String>,
     #[serde(default)]
+    pub uid: Option<String>,
+    #[serde(default)]
     pub labels: Option<Labels>,
     #[serde(default)]
     pub annotations: Option<Annotations>,

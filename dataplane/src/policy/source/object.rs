@@ -161,6 +161,10 @@ fn pod(document: &Located) -> Result<Object, Refused> {
         .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let containers = spec.containers.into_iter().chain(sidecars);
     let pod = Pod {
+        uid: annotations
+            .get(annotation::CONFIG_HASH)
+            .cloned()
+            .or(metadata.uid),
         labels: metadata.labels.unwrap_or_default(),
         ports: containers.flat_map(named_ports).collect(),
         host_network: spec.host_network,

@@ -158,6 +158,35 @@ fn what_is_no_object_or_of_another_api_is_refused() {
 }
 
 #[test]
+fn a_pods_uid_is_the_one_that_cgroups_have() {
+    let text = "
+apiVersion: v1
+kind: PodList
+items:
+- metadata: {name: a}
+- metadata: {name: b, uid: 0f0f4d9e-3a5c-4a7f-9d62-7c1b2a3d4e5f}
+- metadata:
+    name: c
+    uid: 11111111-3a5c-4a7f-9d62-7c1b2a3d4e5f
+    annotations: {kubernetes.io/config.hash: 0123456789abcdef0123456789abcdef}
+";
+    let pods = read_objects(text).unwrap();
+    let uids: Vec<_> = pods
+        .iter()
+        .map(|(_, object)| match object {
+            Object::Pod(_, pod) => pod.uid.as_deref(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        None,
+        Some("0f0f4d9e-3a5c-4a7f-9d62-7c1b2a3d4e5f"),
+        Some("0123456789abcdef0123456789abcdef"),
+    ];
+    assert_eq!(uids, expected);
+}
+
+#[test]
 fn other_kinds_are_passed_over_and_lists_are_read() {
     let text = "
 apiVersion: v1

@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use dataplane::{
     hw::{Asked, Collector, Pods, Resident, Saved},
     link::Sysfs,
-    metrics,
+    metrics::{self, Format},
     rdma::GidTable,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -126,7 +126,7 @@ pub(crate) fn measure() -> Result<Vec<Row>> {
         );
         let shot = snapshot(endpoints.clone(), stats);
         let cloned = cpu_ms()?;
-        let text = metrics::encode(shot).context("cannot encode")?;
+        let text = metrics::encode(Format::OpenMetrics, &shot);
         let encoded = cpu_ms()?;
         ensure!(
             text.contains("sluice_rdma_pod_bytes_total"),
