@@ -9,12 +9,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{
-    agent::{Agent, Options},
-    api,
-    config::Config,
-    metrics,
-};
+use crate::{agent::Agent, api, config::Config, metrics};
 
 /// Runs the agent until it is told to stop (SIGTERM or SIGINT). The dataplane
 /// stays in place: stopping the agent detaches nothing.
@@ -32,7 +27,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
-    let agent = Arc::new(Agent::open(Options::from(config))?);
+    let agent = Arc::new(Agent::open(config.agent.clone())?);
     agent.declare_hardware(config.rdma_mode, &config.nics);
     agent.declare_uplinks(&config.uplinks);
     let socket = api::Socket::bind(&config.socket)?;

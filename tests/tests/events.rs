@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -28,13 +29,8 @@ struct Follower {
 impl Follower {
     fn start(agent: &TestAgent) -> Result<Self> {
         let folder = TempDir::new()?;
-        let child = Command::new(binary()?)
-            .arg("--socket")
-            .arg(agent.socket())
-            .args(["events", "-o", "json"])
-            .stdin(Stdio::null())
-            .stdout(File::create(folder.path().join("events"))?)
-            .spawn()?;
+        let into = File::create(folder.path().join("events"))?;
+        let child = follow(agent, into.into())?;
         Ok(Self { child, folder })
     }
 
@@ -65,6 +61,16 @@ impl Drop for Follower {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn follow(agent: &TestAgent, into: Stdio) -> Result<Child> {
+    Ok(Command::new(binary()?)
+        .arg("--socket")
+        .arg(agent.socket())
+        .args(["events", "-o", "json"])
+        .stdin(Stdio::null())
+        .stdout(into)
+        .spawn()?)
 }
 
 fn frame_refused_for(reason: &str) -> Result<Vec<u8>> {
@@ -152,5 +158,43 @@ fn a_flood_is_told_of_at_its_rate_and_drowns_nobody() -> Result<()> {
         drops[0]["reason"] == FLOOD && drops[0]["packets"] == sent,
         "{drops}, {sent} sent"
     );
+    Ok(())
+}
+
+/// `sluice events | head -n 1` ends, and well.
+#[test]
+fn who_follows_events_ends_with_its_reader() -> Result<()> {
+    let setup = TestNode::quiet_pair()?;
+    let agent = TestAgent::start(&setup.node, &["--metrics-address", "off"])?;
+    agent.attach(&setup.pods[0], POD_INTERFACE)?;
+    let wire = Wire::open(&setup.pods[0], POD_INTERFACE)?;
+    let frame = frame_refused_for("ipv4_malformed")?;
+
+    let mut following = follow(&agent, Stdio::piped())?;
+    let reader = following.stdout.take().context("no pipe")?;
+    let ended = thread::scope(|scope| {
+        let heard = scope.spawn(move || {
+            let mut line = String::new();
+            BufReader::new(reader).read_line(&mut line).map(|_| line)
+        });
+        wait_until("the first event to be read", || {
+            ensure!(!wire.send(&frame)?, "it passed");
+            Ok(heard.is_finished())
+        })?;
+        let line = heard.join().expect("the reader panicked")?;
+        serde_json::from_str::<EventLine>(&line)?;
+        let mut ended = None;
+        wait_until("the command to end", || {
+            ensure!(!wire.send(&frame)?, "it passed");
+            ended = following.try_wait()?;
+            Ok(ended.is_some())
+        })?;
+        anyhow::Ok(ended)
+    });
+    // It may have ended on its own.
+    let _ = following.kill();
+    let _ = following.wait();
+    let code = ended?.and_then(|status| status.code());
+    ensure!(code == Some(0), "{code:?}");
     Ok(())
 }

@@ -40,14 +40,13 @@ use turns::Turns;
 
 use crate::{
     api::types::{Endpoint, Event, Health, Uplink, XdpMode, cni::Attachment},
-    config::Config,
     endpoint::{AttachmentRecord, EndpointRecord, Store, UplinkRecord},
     kernel::{Features, Kernel, Pins, Sizes, TcMode, XdpPreference},
     link::{Interface, Netlink, Netns, NetnsId, NetnsRef},
 };
 
 /// How the agent is to run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Where records are kept.
     pub state_dir: PathBuf,
@@ -71,24 +70,6 @@ pub struct Options {
     pub policy: PolicyOptions,
     /// Whether RDMA ports are to count by process, where they can.
     pub rdma_pod_counters: bool,
-}
-
-impl From<&Config> for Options {
-    fn from(config: &Config) -> Self {
-        Self {
-            state_dir: config.state_dir.clone(),
-            bpffs: config.bpffs.clone(),
-            max_endpoints: config.max_endpoints,
-            max_flows: config.max_flows,
-            flow_rate: config.flow_rate,
-            event_rate: config.event_rate,
-            tc: config.tc,
-            xdp: config.xdp,
-            identities: config.identities,
-            policy: config.policy.clone(),
-            rdma_pod_counters: config.rdma_pod_counters,
-        }
-    }
 }
 
 /// Owns the dataplane of the node. Its methods block for as long as the kernel

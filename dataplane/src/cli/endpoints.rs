@@ -1,6 +1,6 @@
 //! `sluice endpoints`.
 
-use super::table::Table;
+use super::table::{Table, optional};
 use crate::api::types::{Endpoint, Health, TcMechanism};
 
 /// One line for each endpoint.
@@ -27,17 +27,13 @@ pub(super) fn table(endpoints: &[Endpoint]) -> String {
             .collect();
         table.row(vec![
             endpoint.id.to_string(),
-            endpoint
-                .pod
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            optional(&endpoint.pod),
             endpoint.netns.to_string(),
             endpoint.interface.clone(),
             endpoint.kind.clone(),
-            endpoint.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            optional(&endpoint.mac),
             addresses.join(","),
-            endpoint.uplink.clone().unwrap_or_default(),
+            optional(&endpoint.uplink),
             mechanism(endpoint.mechanism).into(),
             health(&endpoint.health),
         ]);

@@ -1,10 +1,10 @@
 //! `sluice events`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use dataplane_ebpf::abi::Direction;
 
-use super::{Format, Output, clock, print};
+use super::{Format, Lasting, Output, clock, print};
 use crate::api::{
     client::Client,
     types::{Event, EventLine},
@@ -25,21 +25,15 @@ pub(super) struct Events {
     /// Stop after so many
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Stop after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    duration: Option<u64>,
+    #[command(flatten)]
+    lasting: Lasting,
     #[command(flatten)]
     output: Output,
 }
 
 impl Events {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let Some(seconds) = self.duration else {
-            return self.follow(client).await;
-        };
-        tokio::time::timeout(Duration::from_secs(seconds), self.follow(client))
-            .await
-            .unwrap_or(Ok(()))
+        self.lasting.limit(self.follow(client)).await
     }
 
     async fn follow(&self, client: &Client) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ mod table;
 mod top;
 mod uplink;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -139,15 +139,46 @@ impl Output {
     }
 }
 
-/// Writes to standard output. A reader that has left, such as `head`, is no
-/// failure.
+/// How long a command that follows something goes on.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Lasting {
+    /// Stop after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<u64>,
+}
+
+impl Lasting {
+    /// Follows until `following` ends or the time is over.
+    async fn limit(
+        self,
+        following: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let Some(seconds) = self.duration else {
+            return following.await;
+        };
+        tokio::time::timeout(Duration::from_secs(seconds), following)
+            .await
+            .unwrap_or(Ok(()))
+    }
+}
+
+/// Whoever read what is printed, such as `head`, has enough. A reason to end,
+/// and no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the standard output any more")]
+struct ReaderLeft;
+
+/// Writes to standard output.
+///
+/// # Errors
+/// [`ReaderLeft`], or what went wrong.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(ReaderLeft.into()),
         written => written.context("cannot write to standard output"),
     }
 }
@@ -182,6 +213,7 @@ pub fn main() -> ExitCode {
     let Cli { socket, command } = Cli::parse();
     match run(socket, command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ReaderLeft>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {}", one_line(&error));
             exit::code(&error)

@@ -1,6 +1,6 @@
 //! `sluice stats`.
 
-use super::table::{Table, bytes};
+use super::table::{Table, bytes, optional};
 use crate::api::types::{Count, DropCount, RoceCount, Stats};
 
 /// Endpoints, uplinks, drops, RoCE and faults; what did not occur is left out.
@@ -34,11 +34,7 @@ fn endpoints(stats: &Stats) -> String {
         let roce: u64 = roce.map(|roce| roce.count.packets).sum();
         table.row(vec![
             endpoint.id.to_string(),
-            endpoint
-                .pod
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            optional(&endpoint.pod),
             endpoint.netns.to_string(),
             endpoint.interface.clone(),
             endpoint.ingress.packets.to_string(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     endpoints::mechanism,
-    table::{Table, bytes},
+    table::{Table, bytes, duration},
     uplink,
 };
 use crate::api::types::{RoceEndpoints, Status};
@@ -16,8 +16,10 @@ pub(super) fn table(status: &Status) -> String {
         (
             "agent",
             format!(
-                "{} (pid {}), up {} s",
-                status.version, status.pid, status.uptime_seconds
+                "{} (pid {}), up {}",
+                status.version,
+                status.pid,
+                duration(status.uptime_seconds)
             ),
         ),
         ("kernel", format!("{}, {} CPUs", status.kernel, status.cpus)),

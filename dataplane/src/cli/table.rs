@@ -53,6 +53,11 @@ impl Table {
     }
 }
 
+/// A cell for what need not be there.
+pub(super) fn optional(value: &Option<impl ToString>) -> String {
+    value.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
 /// Bytes in the largest binary unit that leaves a number of at least one.
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -65,6 +70,16 @@ pub(super) fn bytes(bytes: u64) -> String {
     match unit {
         0 => format!("{bytes} B"),
         _ => format!("{amount:.1} {}", UNITS[unit]),
+    }
+}
+
+/// A time in the two units that tell most.
+pub(in crate::cli) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
     }
 }
 
@@ -88,5 +103,13 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(3 << 40), "3.0 TiB");
+    }
+
+    #[test]
+    fn times_are_short_enough_to_read() {
+        assert_eq!(duration(59), "59s");
+        assert_eq!(duration(3599), "59m");
+        assert_eq!(duration(7 * 3600 + 65), "7h01m");
+        assert_eq!(duration(100 * 3600), "4d04h");
     }
 }

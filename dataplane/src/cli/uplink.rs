@@ -3,7 +3,7 @@
 use super::{
     Output,
     endpoints::{health, mechanism},
-    table::Table,
+    table::{Table, optional},
 };
 use crate::api::{
     client::Client,
@@ -82,7 +82,7 @@ pub(super) fn table(uplinks: &[types::Uplink]) -> String {
         };
         table.row(vec![
             uplink.interface.clone(),
-            uplink.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            optional(&uplink.mac),
             addresses.join(","),
             if uplink.host_reach { "on" } else { "off" }.into(),
             xdp.into(),

@@ -1,6 +1,9 @@
 //! `sluice policy test`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 
@@ -127,6 +130,7 @@ fn report(
     objections: &[Option<String>],
 ) -> anyhow::Result<()> {
     let mut failed = 0;
+    let mut text = String::new();
     for ((line, one), objection) in expectations.iter().zip(objections) {
         let Some(objection) = objection else { continue };
         failed += 1;
@@ -134,16 +138,20 @@ fn report(
             Expected::Allow => "allow",
             Expected::Deny => "deny",
         };
-        print(&format!(
-            "{}:{line}: {} -> {} {}: expected {expected}: {objection}\n",
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{}:{line}: {} -> {} {}: expected {expected}: {objection}",
             file.display(),
             one.from,
             one.to,
             one.port
-        ))?;
+        );
     }
     let total = expectations.len();
     if failed > 0 {
+        // Who reads no further still learns of it, by the exit code.
+        let _ = print(&text);
         bail!("{failed} of {total} expectations failed");
     }
     print(&format!("{total} expectations met\n"))

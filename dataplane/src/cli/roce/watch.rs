@@ -16,7 +16,7 @@ use crate::{
         roce::RoceFlows,
         types::EventLine,
     },
-    cli::{Format, Output, print},
+    cli::{Format, Lasting, Output, print},
 };
 
 const EXAMPLES: &str = "\
@@ -50,9 +50,8 @@ pub(in crate::cli) struct Watch {
     /// Nearly full: such a part of a GID table
     #[arg(long, value_name = "PART", default_value = "0.8")]
     gid_share: f64,
-    /// Stop after so many seconds
-    #[arg(long, value_name = "SECONDS")]
-    duration: Option<u64>,
+    #[command(flatten)]
+    lasting: Lasting,
     #[command(flatten)]
     output: Output,
 }
@@ -62,12 +61,7 @@ const REPEAT: f64 = 10.0;
 
 impl Watch {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<()> {
-        let Some(seconds) = self.duration else {
-            return self.follow(client).await;
-        };
-        tokio::time::timeout(Duration::from_secs(seconds), self.follow(client))
-            .await
-            .unwrap_or(Ok(()))
+        self.lasting.limit(self.follow(client)).await
     }
 
     async fn follow(&self, client: &Client) -> anyhow::Result<()> {

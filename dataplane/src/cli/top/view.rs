@@ -13,6 +13,7 @@ use super::{
     rates::{UplinkRates, human},
     state::{Page, Shown, State},
 };
+use crate::cli::table::duration;
 
 const HELP: &str = "\
  ← →        sort by another column
@@ -262,13 +263,4 @@ fn draw_help(frame: &mut Frame<'_>) {
     frame.render_widget(Clear, area);
     let help = Paragraph::new(HELP).block(Block::bordered().title(" Keys and columns "));
     frame.render_widget(help, area);
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
-    }
 }
