@@ -84,9 +84,9 @@ impl Found {
             from_initiator,
         );
         let flow = self.note(subject, standing, now_ns);
-        let answered =
-            matches!(before, FlowState::New) && matches!(standing.state, FlowState::Established);
-        if answered {
+        let answered = matches!(standing.state, FlowState::Established);
+        // Where there was no room for it when it was answered, it is tried again.
+        if answered && (!self.kept || matches!(before, FlowState::New)) {
             self.keep(key, &flow);
         }
         flow
@@ -96,8 +96,8 @@ impl Found {
     /// lets its endpoint open another one there.
     #[inline(always)]
     fn keep(&self, key: &FlowKey, flow: &Flow) {
-        tell(FlowCounter::Established);
         if self.kept {
+            tell(FlowCounter::Established);
             if let Some(credit) = FLOW_CREDITS.get_ptr_mut(key.endpoint) {
                 // SAFETY: as in `enter`.
                 unsafe { (*credit).give_back(FLOW_CREDIT) };
@@ -108,6 +108,7 @@ impl Found {
             return count::fault(Fault::FlowsFull);
         }
         let _ = FLOWS_NEW.remove(key);
+        tell(FlowCounter::Established);
     }
 
     /// Puts another connection in its place.
