@@ -91,10 +91,12 @@ impl Machine {
         Ok(contents)
     }
 
-    /// Starts a demo with that binary.
+    /// Starts a demo with that binary, as a terminal would: a shell that runs
+    /// these tests in the background has them, and their children, ignore SIGINT.
     fn demo(&self, sluice: &Path) -> Result<Demo> {
         let mut child = self
-            .command(env!("CARGO_BIN_EXE_xtask"))
+            .command("env")
+            .args(["--default-signal=INT", env!("CARGO_BIN_EXE_xtask")])
             .args(["demo", "--seconds", "1", "--sluice"])
             .arg(sluice)
             .stdout(Stdio::piped())
