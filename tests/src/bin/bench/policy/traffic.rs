@@ -325,7 +325,10 @@ impl Service {
         let datagrams = pod.enter(|| UdpSocket::bind(address))??;
         datagrams.set_read_timeout(Some(Duration::from_millis(100)))?;
         let connections = pod.enter(|| TcpListener::bind(address))??;
-        let iperf3 = pod.spawn("iperf3", &["--server", "--bind", &scene.server])?;
+        // Nobody reads what it prints, and a full pipe would stop it.
+        let quiet = ["--logfile", "/dev/null"];
+        let server = ["--server", "--bind", &scene.server];
+        let iperf3 = pod.spawn("iperf3", &[&server[..], &quiet].concat())?;
         wait_until("iperf3 to listen", || {
             let listening = pod.run("ss", &["--listening", "--tcp", "--numeric"])?;
             Ok(listening.contains(":5201"))
