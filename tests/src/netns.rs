@@ -129,6 +129,21 @@ impl TestNetns {
         output(self.command(program).args(arguments))
     }
 
+    /// Runs a command, given as words with blanks between, as a process in a pod does that has
+    /// `CAP_NET_ADMIN` and nothing else; whether it succeeded.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn run_as_net_admin(&self, command: &str) -> Result<bool> {
+        let output = self
+            .command("setpriv")
+            .arg("--bounding-set=-all,+net_admin")
+            .args(command.split_whitespace())
+            .output()
+            .with_context(|| format!("cannot run {command}"))?;
+        Ok(output.status.success())
+    }
+
     /// Starts a command in it that ends when the guard is dropped, or with the namespace.
     ///
     /// # Errors

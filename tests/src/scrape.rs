@@ -27,6 +27,7 @@ pub fn endpoint(id: u32) -> Endpoint {
             namespace: "shop".into(),
             name: format!("web-{id}"),
         }),
+        beside: None,
         uplink: None,
         rdma: None,
         roce: Some(RoceVisibility::Offloaded),

@@ -193,19 +193,6 @@ fn a_thousand_swaps_lose_no_allowed_packet_and_let_no_other_in() -> Result<()> {
     Ok(())
 }
 
-/// Runs a command in the pod as a process that has CAP_NET_ADMIN and nothing else; whether it
-/// succeeded.
-fn as_net_admin(pod: &TestNetns, command: &str) -> Result<bool> {
-    let words: Vec<_> = command.split_whitespace().collect();
-    let output = pod
-        .command("setpriv")
-        .arg("--bounding-set=-all,+net_admin")
-        .args(&words)
-        .output()
-        .with_context(|| format!("cannot run {command}"))?;
-    Ok(output.status.success())
-}
-
 const ATTACKS: &[&str] = &[
     "tc qdisc del dev net1 clsact",
     "tc filter del dev net1 ingress",
@@ -250,7 +237,7 @@ fn a_pod_with_net_admin_cannot_take_tcx_policy_away() -> Result<()> {
     enforce(kernel, &policy(kernel, &[OPEN])?)?;
     service.during(|| {
         for attack in ATTACKS {
-            as_net_admin(&node.pods[1], attack)?;
+            node.pods[1].run_as_net_admin(attack)?;
             if !attack.ends_with("down") {
                 ensure!(
                     is_enforced(kernel, &client, &service)?,
@@ -301,7 +288,7 @@ fn what_a_pod_takes_from_clsact_is_put_back() -> Result<()> {
         ];
         for attack in attacks.iter().cycle().take(6) {
             let before = repairs(&agent)?;
-            ensure!(as_net_admin(&node.pods[1], attack)?, "{attack} failed");
+            ensure!(node.pods[1].run_as_net_admin(attack)?, "{attack} failed");
             wait_until("the filters to come back", || {
                 Ok(repairs(&agent)? > before && is_enforced(&kernel, &client, &service)?)
             })

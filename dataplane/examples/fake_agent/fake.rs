@@ -216,6 +216,7 @@ impl Dataplane for Fake {
             mac: None,
             addresses: Vec::new(),
             pod: request.pod.clone(),
+            beside: None,
             uplink: state.uplinks.first().map(|uplink| uplink.interface.clone()),
             rdma: None,
             roce: Some(RoceVisibility::None),

@@ -18,6 +18,8 @@ pub(super) struct Target<'a> {
     pub(super) reference: NetnsRef,
     pub(super) interface: Interface,
     pub(super) pod: Option<PodName>,
+    /// Nobody asks for it; the interface that it was found beside.
+    pub(super) beside: Option<String>,
     pub(super) pace: Pace,
 }
 
@@ -40,6 +42,7 @@ impl Agent {
             netns: &netns,
             interface,
             pod: request.pod.clone(),
+            beside: None,
             pace: Pace::Thorough,
         })?;
         self.endpoint(id)
@@ -66,7 +69,7 @@ impl Agent {
         }
         let _turn = self.interfaces.take((netns.id(), interface.ifindex));
         if let Some(id) = self.find(netns.id(), interface.ifindex) {
-            self.set_pod(id, target.pod.as_ref())?;
+            self.claim(id, &target)?;
             self.repair(id, netns)?;
             self.sync_policy();
             return Ok(id);
@@ -103,6 +106,7 @@ impl Agent {
                 InterfaceKind::Ipvlan { mode } => Some(mode),
                 _ => None,
             },
+            beside: target.beside,
         };
         self.store.put_endpoint(&record)?;
         self.put_in_place(record, target.interface, target.netns)
@@ -112,8 +116,15 @@ impl Agent {
     pub fn detach(&self, selector: &EndpointSelector) -> Result<Endpoint> {
         let id = self.select(selector)?;
         let endpoint = self.endpoint(id)?;
-        self.remove(id)?;
-        Ok(endpoint)
+        let (_, record) = self.turn(id)?;
+        let key = (record.netns_id, record.ifindex);
+        self.state_mut().let_go.insert(key);
+        let removed = self.remove(id);
+        let mut state = self.state_mut();
+        if removed.is_err() || !state.families.has(record.netns_id) {
+            state.let_go.remove(&key);
+        }
+        removed.map(|()| endpoint)
     }
 
     /// The right to change an endpoint, with its record as it is then.
@@ -164,6 +175,8 @@ impl Agent {
             mode_repairs: 0,
         };
         let mut state = self.state_mut();
+        state.let_go.remove(&(netns.id(), attached.record.ifindex));
+        state.families.join(&attached);
         state.endpoints.insert(attached.record.id, attached);
         Ok(())
     }
@@ -221,7 +234,9 @@ impl Agent {
     /// Takes an endpoint out of the dataplane.
     pub(super) fn remove(&self, id: u32) -> Result<()> {
         let (_turn, record) = self.turn(id)?;
-        self.remove_held(&record)
+        self.remove_held(&record)?;
+        self.state_mut().families.leave(&record);
+        Ok(())
     }
 
     /// As [`Agent::remove`], of an endpoint whose turn the caller has.
@@ -286,21 +301,37 @@ impl Agent {
         Ok(())
     }
 
-    /// Notes whose an endpoint is. The caller has its turn.
-    fn set_pod(&self, id: u32, pod: Option<&PodName>) -> Result<()> {
+    /// Notes that an endpoint is asked for, under which name and for whom. The
+    /// caller has its turn.
+    fn claim(&self, id: u32, target: &Target<'_>) -> Result<()> {
+        if target.beside.is_some() {
+            return Ok(());
+        }
         let known = {
             let state = self.state();
             let endpoint = state.endpoints.get(&id);
             endpoint.map(|endpoint| endpoint.record.clone())
         };
-        let mut record = known.ok_or_else(|| unknown(id))?;
-        if pod.is_none() || record.pod.as_ref() == pod {
+        let before = known.ok_or_else(|| unknown(id))?;
+        let record = EndpointRecord {
+            interface: target.interface.name.clone(),
+            pod: target.pod.clone().or_else(|| before.pod.clone()),
+            beside: None,
+            ..before.clone()
+        };
+        if record == before {
             return Ok(());
         }
-        record.pod = pod.cloned();
         self.store.put_endpoint(&record)?;
-        if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
+        let State {
+            endpoints,
+            families,
+            ..
+        } = &mut *self.state_mut();
+        if let Some(endpoint) = endpoints.get_mut(&id) {
             endpoint.record = record;
+            endpoint.interface = target.interface.clone();
+            families.join(endpoint);
         }
         Ok(())
     }

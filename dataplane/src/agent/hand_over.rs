@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{Agent, Error, Result};
-use crate::{endpoint::EndpointRecord, link::Netns};
+use crate::{
+    endpoint::EndpointRecord,
+    link::{Interface, Netns},
+};
 
 /// A TCX attachment holds the kernel's RTNL lock for tens of milliseconds. So
 /// long after an ADD the runtime is done with the pod's other networks, and the
@@ -82,12 +85,13 @@ impl Agent {
         let Some(netns) = super::attach::open_same(&record.netns, record.netns_id) else {
             return;
         };
-        let name = {
+        let interface = {
             let state = self.state();
             let endpoint = state.endpoints.get(&id);
-            endpoint.map_or(record.interface.clone(), |one| one.interface.name.clone())
+            endpoint.map(|endpoint| endpoint.interface.clone())
         };
-        match self.end_stand_in(record, &netns, &name) {
+        let Some(interface) = interface else { return };
+        match self.end_stand_in(record, &netns, &interface) {
             Ok(record) => {
                 if let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
                     endpoint.record = record;
@@ -105,14 +109,14 @@ impl Agent {
         &self,
         mut record: EndpointRecord,
         netns: &Netns,
-        interface: &str,
+        interface: &Interface,
     ) -> Result<EndpointRecord> {
         crate::agent::failpoint::step("hand_over::before")?;
         self.kernel.hand_over(netns, interface, record.id)?;
         crate::agent::failpoint::step("hand_over::after")?;
         record.stand_in = false;
         if record.made_clsact {
-            self.kernel.release_clsact(netns, interface);
+            self.kernel.release_clsact(netns, &interface.name);
             record.made_clsact = false;
         }
         record.entry_tags = self.entry_tags;

@@ -13,6 +13,7 @@ mod reach;
 mod recover;
 mod repairs;
 mod roce;
+mod siblings;
 mod stats;
 mod status;
 mod turns;
@@ -35,6 +36,7 @@ use hardware::{HwView, RdmaView};
 pub use policy::PolicyOptions;
 use policy::{ACCEPTED, PodNames, Policing};
 use reach::Reach;
+use siblings::Families;
 use tokio::sync::broadcast;
 use turns::Turns;
 
@@ -126,6 +128,10 @@ struct State {
     reserved: BTreeSet<u32>,
     /// Endpoint ids whose programs are at work and whose record cannot be read.
     unknown: BTreeSet<u32>,
+    /// Namespaces in which further interfaces may come to be beside endpoints.
+    families: Families,
+    /// Interfaces that were detached on demand, until the agent starts anew.
+    let_go: BTreeSet<InterfaceKey>,
     uplinks: BTreeMap<u32, Registered>,
     /// What CNI made.
     attachments: BTreeMap<Attachment, AttachmentRecord>,
@@ -299,6 +305,7 @@ impl Attached {
             mac: self.interface.mac,
             addresses: self.interface.addresses.clone(),
             pod: self.record.pod.clone(),
+            beside: self.record.beside.clone(),
             uplink: uplink.map(|uplink| uplink.record.interface.clone()),
             rdma: None,
             roce: None,

@@ -87,7 +87,9 @@ impl Agent {
             health,
             mode_repairs: 0,
         };
-        self.state_mut().endpoints.insert(id, attached);
+        let mut state = self.state_mut();
+        state.families.join(&attached);
+        state.endpoints.insert(id, attached);
     }
 
     /// Makes sure that the endpoint runs this version's entry programs, and no
@@ -100,11 +102,11 @@ impl Agent {
     ) -> Result<EndpointRecord> {
         self.configure(record.id)?;
         if record.stand_in {
-            return self.end_stand_in(record, netns, &interface.name);
+            return self.end_stand_in(record, netns, interface);
         }
         let current = record.entry_tags == self.entry_tags && !self.kernel.is_migrating();
         let alive = match record.mechanism {
-            TcMechanism::Tcx => self.kernel.links_alive(record.id),
+            TcMechanism::Tcx => self.kernel.linked_interface(record.id) == Some(interface.ifindex),
             // Attaching replaces the filter, and puts it back if it is gone.
             TcMechanism::Clsact => false,
         };

@@ -39,6 +39,15 @@ impl Agent {
                 )
             })
         });
+        let unasked = state.endpoints.values().filter_map(|endpoint| {
+            let (id, name) = (endpoint.record.id, &endpoint.interface.name);
+            let (beside, netns) = (endpoint.record.beside.as_ref()?, &endpoint.record.netns);
+            Some(format!(
+                "endpoint {id} ({name}): nobody asked for it; it has come to be beside {beside} in \
+                 {netns} and is held to the same policies: take CAP_NET_ADMIN from that pod if it \
+                 should not make interfaces, or `sluice attach` it if it should be there"
+            ))
+        });
         let lost_uplinks = state.uplinks.values().filter_map(|uplink| {
             let Health::Lost(reason) = &uplink.health else {
                 return None;
@@ -54,6 +63,7 @@ impl Agent {
             .chain(foreign)
             .chain(lost_endpoints)
             .chain(tampered)
+            .chain(unasked)
             .chain(lost_uplinks)
             .chain(policies)
             .collect();

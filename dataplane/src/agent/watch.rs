@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Agent, attach::open_same};
 use crate::{
-    api::types::Health,
+    api::types::{Health, TcMechanism},
     link::{LinkChange, LinkError, LinkEvent, Monitor, Netlink},
 };
 
@@ -111,6 +111,8 @@ impl Agent {
     /// Looks at the endpoints and uplinks that the agenda names; whether all
     /// attachments that should be gone are, if it has looked at them.
     fn review(&self, agenda: &Agenda) -> Option<bool> {
+        // First: what has taken an endpoint's place is still beside it.
+        self.attach_siblings(|nsid| agenda.everything || agenda.namespaces.contains(&nsid));
         let endpoints: Vec<_> = {
             let state = self.state();
             let endpoints = state.endpoints.values();
@@ -152,6 +154,9 @@ impl Agent {
             Some((_, Err(LinkError::NotFound { .. }))) => true,
             Some(_) => false,
         };
+        if gone && found.is_some() && self.stays_elsewhere(&record) {
+            return;
+        }
         if gone {
             tracing::info!(
                 "endpoint {id}: {} in {} is gone; forgetting it",
@@ -175,6 +180,13 @@ impl Agent {
             }
             if kept.is_err() {
                 return;
+            }
+            let strayed = !record.stand_in
+                && record.mechanism == TcMechanism::Tcx
+                && self.kernel.linked_interface(id) != Some(record.ifindex);
+            if strayed && let Some(endpoint) = self.state_mut().endpoints.get_mut(&id) {
+                // The names of interfaces are a pod's to change, while the agent goes by one too.
+                endpoint.health = Health::Lost("its programs are not on its interface".into());
             }
             if let Err(error) = self.repair(id, &netns) {
                 tracing::warn!("endpoint {id}: {error}");

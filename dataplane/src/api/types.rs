@@ -95,6 +95,10 @@ pub struct Endpoint {
     /// The pod, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodName>,
+    /// Nobody asked for it: it has come to be in the namespace beside the
+    /// endpoint of this interface, to whose policies it is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
     /// The registered uplink that the interface hangs off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uplink: Option<String>,
@@ -406,7 +410,8 @@ pub struct Event {
     /// `ingress` or `egress`, seen from the pod.
     pub direction: String,
     /// `drop`, `would_drop` or `roce`; of the endpoint itself, with nothing of a
-    /// packet: `policy` (closed), `repair` (something was put back).
+    /// packet: `policy` (closed), `repair` (something was put back), `sibling`
+    /// (it came to be beside another one and was attached).
     pub kind: String,
     /// Drop reason, RoCE kind, or what happened.
     pub reason: String,

@@ -29,7 +29,10 @@ pub(super) fn table(endpoints: &[Endpoint]) -> String {
             endpoint.id.to_string(),
             optional(&endpoint.pod),
             endpoint.netns.to_string(),
-            endpoint.interface.clone(),
+            match &endpoint.beside {
+                Some(beside) => format!("{} (beside {beside})", endpoint.interface),
+                None => endpoint.interface.clone(),
+            },
             endpoint.kind.clone(),
             optional(&endpoint.mac),
             addresses.join(","),

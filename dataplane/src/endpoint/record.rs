@@ -52,6 +52,10 @@ pub struct EndpointRecord {
     /// Of an ipvlan interface: the mode that it had when it was attached.
     #[serde(default)]
     pub ipvlan_mode: Option<IpvlanMode>,
+    /// Nobody asked for it: the interface came to be beside an endpoint, that
+    /// of the interface of this name, and is held to the policies of that one.
+    #[serde(default)]
+    pub beside: Option<String>,
 }
 
 /// One uplink.

@@ -317,6 +317,7 @@ mod tests {
             audit: false,
             stand_in: false,
             ipvlan_mode: Some(IpvlanMode::L3),
+            beside: None,
         }
     }
 

@@ -23,10 +23,11 @@ use super::{
     error::{KernelError, errno, refused},
     object::{ENDPOINT_ID, classifier},
     pins::remove,
+    sys,
 };
 use crate::{
     api::types::TcMechanism,
-    link::{Netlink, Netns},
+    link::{Interface, Netlink, Netns},
 };
 
 /// How endpoints are attached.
@@ -131,13 +132,14 @@ impl Kernel {
     pub fn hand_over(
         &self,
         netns: &Netns,
-        interface: &str,
+        interface: &Interface,
         endpoint: u32,
     ) -> Result<(), KernelError> {
-        if !self.links_alive(endpoint) {
-            self.attach(netns, interface, endpoint, TcMechanism::Tcx)?;
+        let name = &interface.name;
+        if self.linked_interface(endpoint) != Some(interface.ifindex) {
+            self.attach(netns, name, endpoint, TcMechanism::Tcx)?;
         }
-        self.detach(Some(netns), interface, endpoint, TcMechanism::Clsact)
+        self.detach(Some(netns), name, endpoint, TcMechanism::Clsact)
     }
 
     /// Attaches to both hooks of an interface; whether that made a clsact
@@ -235,13 +237,15 @@ impl Kernel {
         Ok(restored)
     }
 
-    /// Whether the endpoint's links are pinned and their interface is alive.
-    /// On clsact nothing is held that could be asked.
-    pub fn links_alive(&self, endpoint: u32) -> bool {
-        DIRECTIONS.into_iter().all(|direction| {
+    /// The index of the interface that both of the endpoint's pinned links are
+    /// on, in whichever namespace that is; `None` where a link is missing or
+    /// its interface is gone. On clsact nothing is held that could be asked.
+    pub fn linked_interface(&self, endpoint: u32) -> Option<u32> {
+        let [ingress, egress] = DIRECTIONS.map(|direction| {
             let pin = self.pins().endpoint_link(endpoint, direction);
-            PinnedLink::from_pin(pin).is_ok()
-        })
+            sys::link_interface(&pin).ok()
+        });
+        ingress.filter(|ifindex| *ifindex != 0 && egress == Some(*ifindex))
     }
 
     /// Puts this version's entry programs behind an endpoint's links, each in

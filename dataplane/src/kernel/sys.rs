@@ -1,8 +1,13 @@
 //! System calls that aya does not offer.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 /// `enum bpf_cmd`, uapi `linux/bpf.h`.
@@ -10,7 +15,9 @@ const MAP_LOOKUP: i32 = 1;
 const MAP_UPDATE: i32 = 2;
 const MAP_DELETE: i32 = 3;
 const MAP_NEXT_KEY: i32 = 4;
+const OPEN_PIN: i32 = 7;
 const MAP_BY_ID: i32 = 14;
+const INFO_OF: i32 = 15;
 const BTF_BY_ID: i32 = 19;
 const MAP_UPDATE_BATCH: i32 = 26;
 const MAP_DELETE_BATCH: i32 = 27;
@@ -139,6 +146,58 @@ pub(super) fn btf(id: u32) -> io::Result<OwnedFd> {
     open(BTF_BY_ID, id)
 }
 
+/// What `BPF_OBJ_GET` reads of `union bpf_attr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PinAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// What `BPF_OBJ_GET_INFO_BY_FD` reads of `union bpf_attr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct InfoAttributes {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`, of a TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct TcxLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// The index of the interface that a pinned TCX link is on; 0 when that one is
+/// gone.
+pub(super) fn link_interface(pin: &Path) -> io::Result<u32> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attributes = PinAttributes {
+        path: path.as_ptr().addr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    let fd = bpf(OPEN_PIN, &attributes)?;
+    // SAFETY: the kernel has just made the descriptor, for us alone.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = TcxLinkInfo::default();
+    let attributes = InfoAttributes {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<TcxLinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info).addr() as u64,
+    };
+    bpf(INFO_OF, &attributes)?;
+    Ok(info.ifindex)
+}
+
 /// Returns when every packet that was in a program has left it: the command
 /// waits for an RCU grace period. False where the kernel does not offer it (on
 /// processors without a tick).
@@ -175,7 +234,7 @@ fn bpf<T: Copy>(command: i32, attributes: &T) -> io::Result<i32> {
 fn bpf_mut<T>(command: i32, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the kernel reads, and of some commands writes, `size_of::<T>()`
     // bytes of a value that lives through the call, and through its pointers keys and values of the map's
-    // sizes that do too.
+    // sizes, a path, or as much of an info as its length says, that do too.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

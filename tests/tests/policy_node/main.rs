@@ -2,5 +2,6 @@
 
 mod lab;
 mod life;
+mod siblings;
 mod tell;
 mod truth_table;

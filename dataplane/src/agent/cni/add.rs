@@ -181,6 +181,7 @@ impl Agent {
             reference: record.netns.clone(),
             interface,
             pod: record.pod.clone(),
+            beside: None,
             pace: Pace::Swift,
         })
     }

@@ -310,6 +310,7 @@ mod tests {
             mac: None,
             addresses: vec![address.parse().unwrap()],
             pod: None,
+            beside: None,
             uplink: None,
             mechanism: TcMechanism::Tcx,
             rdma: None,

@@ -342,7 +342,11 @@ impl Agent {
         let endpoints = attached.map(|attached| Endpoint {
             id: attached.record.id,
             pod: attached.record.pod.clone(),
-            interface: attached.interface.name.clone(),
+            // Not its name of now, which a pod can change.
+            interface: {
+                let record = &attached.record;
+                record.beside.as_ref().unwrap_or(&record.interface).clone()
+            },
             addresses: attached
                 .interface
                 .addresses
