@@ -85,7 +85,7 @@ fn an_interface_that_a_pod_makes_is_held_to_the_pod_s_policies() -> Result<()> {
     make(pod, "more0")?;
     let found = endpoint(&lab, "more0")?;
     ensure!(
-        found["beside"] == POD_INTERFACE && found["pod"] == "x/a",
+        found["beside"] == POD_INTERFACE && found["pod"]["name"] == "a",
         "{found}"
     );
     ensure!(is_judged(pod, "more0")?, "its policy is not enforced");
@@ -219,7 +219,7 @@ fn an_interface_that_was_found_can_be_asked_for() -> Result<()> {
     ensure!(
         asked["id"] == found["id"]
             && asked["interface"] == "net2"
-            && asked["pod"] == "x/b"
+            && asked["pod"]["name"] == "b"
             && asked.get("beside").is_none(),
         "{asked}"
     );
