@@ -3,7 +3,7 @@
 //! Source: `Documentation/ABI/stable/sysfs-class-infiniband`; RDMA netlink does not have it.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     net::{IpAddr, Ipv6Addr},
     path::PathBuf,
@@ -62,25 +62,39 @@ pub struct GidTable {
 }
 
 impl GidTable {
-    /// Reads the table of a port.
+    /// Reads the table of a port. Of an entry that has the GID that it had `before`, type and
+    /// interface are taken from there: two thirds of the work are theirs, and they seldom change
+    /// without the GID.
     ///
     /// # Errors
     /// [`RdmaError::Sysfs`] when the device is not in this sysfs, or an entry makes no sense.
-    pub fn read(sysfs: &Sysfs, device: &str, port: u32) -> Result<Self, RdmaError> {
+    pub fn read(
+        sysfs: &Sysfs,
+        device: &str,
+        port: u32,
+        before: Option<&Self>,
+    ) -> Result<Self, RdmaError> {
         let port = sysfs.path(&format!("class/infiniband/{device}/ports/{port}"));
         let mut table = Self::default();
         let gids = Folder::open(port.join("gids"))?;
         // Only there when an entry is in use.
         let mut attributes = None;
-        for index in gids.numbers()? {
-            table.capacity += 1;
-            let Some(text) = gids.text(index)? else {
-                continue;
+        let mut buffer = Buffer::default();
+        for index in 0.. {
+            let text = match gids.text(index, &mut buffer) {
+                Ok(text) => text,
+                Err(Errno::ENOENT) => break,
+                Err(error) => return Err(gids.failed(index, error.into())),
             };
+            table.capacity += 1;
             let gid: Ipv6Addr = text
                 .parse()
                 .map_err(|error| gids.failed(index, invalid(error)))?;
             if gid.is_unspecified() {
+                continue;
+            }
+            if let Some(same) = before.and_then(|before| before.at(index, gid)) {
+                table.entries.push(same.clone());
                 continue;
             }
             let (kinds, netdevs) = match &attributes {
@@ -92,8 +106,14 @@ impl GidTable {
             };
             table.entries.extend(entry(kinds, netdevs, index, gid)?);
         }
-        table.entries.sort_by_key(|gid| gid.index);
         Ok(table)
+    }
+
+    fn at(&self, index: u32, gid: Ipv6Addr) -> Option<&Gid> {
+        let place = self
+            .entries
+            .binary_search_by_key(&index, |entry| entry.index);
+        Some(&self.entries[place.ok()?]).filter(|entry| entry.gid == gid)
     }
 
     /// The entry to use for an interface with these addresses: RoCE v2, for IPv4 rather than IPv6,
@@ -119,14 +139,15 @@ impl GidTable {
     }
 }
 
-/// An entry's attributes; `None` when it was emptied meanwhile.
+/// An entry with its attributes; `None` when it was emptied meanwhile.
 fn entry(
     kinds: &Folder,
     netdevs: &Folder,
     index: u32,
     gid: Ipv6Addr,
 ) -> Result<Option<Gid>, RdmaError> {
-    let kind = match kinds.text(index)?.as_deref() {
+    let mut buffer = Buffer::default();
+    let kind = match kinds.attribute(index, &mut buffer)? {
         None => return Ok(None),
         Some("RoCE v2") => GidType::RoceV2,
         Some("IB/RoCE v1") => GidType::RoceV1,
@@ -136,17 +157,26 @@ fn entry(
         }
     };
     // InfiniBand has none.
-    let netdev = netdevs.text(index)?;
+    let netdev = netdevs.attribute(index, &mut buffer)?;
     Ok(Some(Gid {
         index,
         gid,
         kind,
-        netdev,
+        netdev: netdev.map(str::to_owned),
     }))
 }
 
-/// A folder of files whose names are numbers. A node may have thousands of GIDs, so each is read by
-/// as few system calls as can be.
+/// Room for the text of a file: longer than a GID, a type and an interface's name.
+struct Buffer([u8; 128]);
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self([0; 128])
+    }
+}
+
+/// A folder of files whose names are numbers from 0 on. A node may have thousands of GIDs, so each
+/// is read by as few system calls as can be.
 struct Folder {
     path: PathBuf,
     file: File,
@@ -167,36 +197,24 @@ impl Folder {
         }
     }
 
-    fn numbers(&self) -> Result<Vec<u32>, RdmaError> {
-        let failed = |source| RdmaError::Sysfs {
-            path: self.path.clone(),
-            source,
-        };
-        let mut numbers = Vec::new();
-        for file in fs::read_dir(&self.path).map_err(failed)? {
-            let name = file.map_err(failed)?.file_name();
-            numbers.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
-        }
-        Ok(numbers)
+    /// The text of a file, which sysfs gives by one read.
+    fn text<'a>(&self, number: u32, buffer: &'a mut Buffer) -> Result<&'a str, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let name = number.to_string();
+        let file = openat(&self.file, name.as_str(), flags, Mode::empty())?;
+        let length = unistd::read(file, &mut buffer.0)?;
+        let text = std::str::from_utf8(&buffer.0[..length]).map_err(|_| Errno::EILSEQ)?;
+        Ok(text.trim_end())
     }
 
-    /// The text of a file. The kernel answers EINVAL for the attributes of an entry that is empty.
-    fn text(&self, number: u32) -> Result<Option<String>, RdmaError> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        // Longer than a GID, a type and an interface's name; sysfs gives a file by one read.
-        let mut bytes = [0; 128];
-        let read = openat(
-            &self.file,
-            number.to_string().as_str(),
-            flags,
-            Mode::empty(),
-        )
-        .and_then(|file| unistd::read(file, &mut bytes));
-        match read {
-            Ok(length) => {
-                let text = String::from_utf8_lossy(&bytes[..length]);
-                Ok(Some(text.trim_end().to_owned()))
-            }
+    /// The same of an entry's attribute, for which the kernel answers EINVAL when the entry is empty.
+    fn attribute<'a>(
+        &self,
+        number: u32,
+        buffer: &'a mut Buffer,
+    ) -> Result<Option<&'a str>, RdmaError> {
+        match self.text(number, buffer) {
+            Ok(text) => Ok(Some(text)),
             Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
             Err(error) => Err(self.failed(number, error.into())),
         }
@@ -209,6 +227,8 @@ fn invalid(reason: impl ToString) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     /// The table of a port with two addresses of a NIC and those of a macvlan child, as one sees it
@@ -291,7 +311,11 @@ mod tests {
 
     fn table() -> GidTable {
         let root = sysfs();
-        GidTable::read(&Sysfs::new(root.path()), "mlx5_0", 1).unwrap()
+        read(root.path(), None)
+    }
+
+    fn read(root: &Path, before: Option<&GidTable>) -> GidTable {
+        GidTable::read(&Sysfs::new(root), "mlx5_0", 1, before).unwrap()
     }
 
     #[test]
@@ -303,6 +327,32 @@ mod tests {
         assert_eq!((last.index, last.kind), (12, GidType::RoceV2));
         assert_eq!(last.address().to_string(), "10.0.0.7");
         assert_eq!(last.netdev.as_deref(), Some("net1"));
+    }
+
+    #[test]
+    fn of_a_gid_that_stays_nothing_else_is_read() {
+        let root = sysfs();
+        let write = |file: &str, text: &str| {
+            let port = root.path().join("class/infiniband/mlx5_0/ports/1");
+            fs::write(port.join(file), format!("{text}\n")).unwrap();
+        };
+        let before = read(root.path(), None);
+        for index in [4, 5] {
+            write(&format!("gid_attrs/ndevs/{index}"), "eth9");
+        }
+        write("gids/5", "fe80:0000:0000:0000:0000:00ff:fe00:0009");
+        write("gids/6", "0000:0000:0000:0000:0000:0000:0000:0000");
+        let netdev = |table: &GidTable, index: u32| {
+            let entry = table.entries.iter().find(|entry| entry.index == index);
+            entry.map(|entry| entry.netdev.clone().unwrap())
+        };
+        let after = read(root.path(), Some(&before));
+        assert_eq!((after.capacity, after.entries.len()), (16, 7));
+        assert_eq!(netdev(&after, 4).as_deref(), Some("net1"));
+        assert_eq!(netdev(&after, 5).as_deref(), Some("eth9"));
+        assert_eq!(netdev(&after, 6), None);
+        let anew = read(root.path(), None);
+        assert_eq!(netdev(&anew, 4).as_deref(), Some("eth9"));
     }
 
     #[test]
@@ -324,7 +374,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_named() {
         let root = sysfs();
-        let error = GidTable::read(&Sysfs::new(root.path()), "mlx5_9", 1).unwrap_err();
+        let error = GidTable::read(&Sysfs::new(root.path()), "mlx5_9", 1, None).unwrap_err();
         assert!(error.to_string().contains("mlx5_9"), "{error}");
     }
 }

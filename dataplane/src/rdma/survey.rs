@@ -27,6 +27,25 @@ impl NodeRdma {
             cm_device: None,
         }
     }
+
+    /// The same port of the same device in the same place and state, if there was one.
+    fn same_port(
+        &self,
+        device: &RdmaDevice,
+        netns: &NetnsRef,
+        port: &RdmaPort,
+    ) -> Option<&PlacedPort> {
+        let mut devices = self.devices.iter();
+        let known = devices.find(|known| known.device == *device && known.netns == *netns)?;
+        known.ports.iter().find(|known| {
+            // What was found in another namespace is not seen from this one.
+            let here = known.netdev_netns.as_ref() == Some(netns);
+            let netdev = known.port.netdev.as_ref().filter(|_| here);
+            known.port.port == port.port
+                && known.port.state == port.state
+                && netdev == port.netdev.as_ref()
+        })
+    }
 }
 
 /// An RDMA device and what goes with it.
@@ -64,20 +83,24 @@ pub struct PlacedPort {
 /// Looks at the node and at these pods. A pod that has gone meanwhile is passed over. The second
 /// part of the answer names the pods that have nothing of RDMA.
 ///
+/// With an earlier survey as `before`, type and interface of a GID are read again only where the
+/// GID or its port has changed since.
+///
 /// # Errors
 /// [`RdmaError::Unsupported`], or that the node itself could not be read.
 pub fn survey(
     node: &Netns,
     sysfs: &Sysfs,
     pods: &[NetnsRef],
+    before: Option<&NodeRdma>,
 ) -> Result<(NodeRdma, Vec<NetnsRef>), RdmaError> {
     let mut rdma = Rdma::open(node)?;
     let mode = rdma.mode()?;
-    let mut devices = place(&mut rdma, &NetnsRef::Host, sysfs)?;
+    let mut devices = place(&mut rdma, &NetnsRef::Host, sysfs, before)?;
     let mut bare = Vec::new();
     for pod in pods {
         let looked = match mode {
-            NetnsMode::Exclusive => devices_of(pod).map(|found| {
+            NetnsMode::Exclusive => devices_of(pod, before).map(|found| {
                 let any = !found.is_empty();
                 devices.extend(found);
                 any
@@ -100,13 +123,13 @@ pub fn survey(
 }
 
 /// The devices that a pod has for itself.
-fn devices_of(pod: &NetnsRef) -> Result<Vec<PlacedDevice>, RdmaError> {
+fn devices_of(pod: &NetnsRef, before: Option<&NodeRdma>) -> Result<Vec<PlacedDevice>, RdmaError> {
     let netns = Netns::open(pod)?;
     let mut rdma = Rdma::open(&netns)?;
     if rdma.devices()?.is_empty() {
         return Ok(Vec::new());
     }
-    with_sysfs_of(&netns, |sysfs| place(&mut rdma, pod, sysfs))?
+    with_sysfs_of(&netns, |sysfs| place(&mut rdma, pod, sysfs, before))?
 }
 
 /// In shared mode every namespace sees the devices, but each only its own network interfaces.
@@ -136,14 +159,20 @@ fn find_netdevs(pod: &NetnsRef, devices: &mut [PlacedDevice]) -> Result<bool, Rd
     Ok(found)
 }
 
-fn place(rdma: &mut Rdma, netns: &NetnsRef, sysfs: &Sysfs) -> Result<Vec<PlacedDevice>, RdmaError> {
+fn place(
+    rdma: &mut Rdma,
+    netns: &NetnsRef,
+    sysfs: &Sysfs,
+    before: Option<&NodeRdma>,
+) -> Result<Vec<PlacedDevice>, RdmaError> {
     let mut placed = Vec::new();
     for device in rdma.devices()? {
         let mut ports = Vec::new();
         for port in rdma.ports(device.index)? {
+            let known = before.and_then(|before| before.same_port(&device, netns, &port));
             ports.push(PlacedPort {
                 netdev_netns: port.netdev.as_ref().map(|_| netns.clone()),
-                gids: GidTable::read(sysfs, &device.name, port.port)?,
+                gids: GidTable::read(sysfs, &device.name, port.port, known.map(|port| &port.gids))?,
                 port,
             });
         }

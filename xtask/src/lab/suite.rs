@@ -18,6 +18,7 @@ use super::{
     boots::{self, Binaries, Boot, SHORT_SUITE, WHOLE_SUITE},
     inherited,
     job::Job,
+    vm::Died,
 };
 use crate::{exec, setup, workspace};
 
@@ -168,30 +169,53 @@ fn gather() -> Result<Binaries> {
 }
 
 impl Boot {
+    /// Runs the job, once more where the guest dies: what is told to `line` is of the last try only.
     fn run(&self, job: &Job, line: &Mutex<&mut (dyn FnMut(&str) + Send)>) -> Result<()> {
+        let mut result = self.attempt(job);
+        if let Err(error) = &result.1
+            && error.is::<Died>()
+        {
+            exec::step(&format!(
+                "machine \"{}\" is started again: {error:#}",
+                self.name
+            ));
+            result = self.attempt(job);
+        }
+        let (lines, outcome) = result;
+        if let Ok(mut line) = line.lock() {
+            lines.iter().for_each(|text| line(text));
+        }
+        match outcome? {
+            // 101 is how a test binary says that tests failed.
+            0 | 101 => Ok(()),
+            124 => bail!("took more than {} s", LIMIT.as_secs()),
+            status => bail!("ended with {status}"),
+        }
+    }
+
+    /// Runs the job, showing what it prints; its lines, and its exit code.
+    fn attempt(&self, job: &Job) -> (Vec<String>, Result<i32>) {
         let machines = Machines {
             nodes: self.nodes,
             boots: self.boots,
             ..Machines::ALONE
         };
-        let status = Parts::ensure(self.series)?.run(&machines, job, &|node, text| {
-            let mut stdout = io::stdout().lock();
-            let shown = match self.nodes {
-                1 => writeln!(stdout, "{}| {text}", self.name),
-                _ => writeln!(stdout, "{} {node}| {text}", self.name),
-            };
-            shown.context("cannot write to the standard output")?;
-            if let Ok(mut line) = line.lock() {
-                line(text);
-            }
-            Ok(())
-        })?;
-        match status {
-            // 101 is how a test binary says that tests failed.
-            0 | 101 => Ok(()),
-            124 => bail!("took more than {} s", LIMIT.as_secs()),
-            _ => bail!("ended with {status}"),
-        }
+        let lines = Mutex::new(Vec::new());
+        let outcome = Parts::ensure(self.series).and_then(|parts| {
+            parts.run(&machines, job, &|node, text| {
+                let mut stdout = io::stdout().lock();
+                let shown = match self.nodes {
+                    1 => writeln!(stdout, "{}| {text}", self.name),
+                    _ => writeln!(stdout, "{} {node}| {text}", self.name),
+                };
+                shown.context("cannot write to the standard output")?;
+                if let Ok(mut lines) = lines.lock() {
+                    lines.push(text.to_owned());
+                }
+                Ok(())
+            })
+        });
+        (lines.into_inner().unwrap_or_default(), outcome)
     }
 }
 

@@ -1,7 +1,9 @@
 //! One virtual machine: started, watched, and ended.
 
 use std::{
+    error::Error,
     ffi::OsString,
+    fmt,
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
@@ -46,7 +48,7 @@ const HARDWARE: &[&str] = &[
 const KERNEL_OPTIONS: &str = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr \
     tsc=reliable no_timer_check random.trust_cpu=on net.ifnames=0 apparmor=0 selinux=0 audit=0 \
     rcupdate.rcu_expedited=1 8250.nr_uarts=1 i8042.noaux i8042.nokbd i8042.noprobe \
-    cryptomgr.notests numa=off";
+    cryptomgr.notests numa=off init_on_alloc=0";
 
 /// How the machine's network card is wired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,18 @@ pub(super) enum Wire {
     /// To the card of the other of two nodes.
     Peer,
 }
+
+/// A guest went away before its job's end; says when, with the end of its console.
+#[derive(Debug)]
+pub(super) struct Died(String);
+
+impl fmt::Display for Died {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+impl Error for Died {}
 
 /// A machine to run.
 pub(super) struct Vm<'a> {
@@ -82,7 +96,7 @@ pub(super) struct Vm<'a> {
 impl Vm<'_> {
     /// Runs a job inside, handing over each line that it prints; its exit code.
     ///
-    /// A boot that hangs is ended and tried again; so is nothing else.
+    /// A boot that hangs is ended and tried again; so is nothing else here.
     ///
     /// # Errors
     /// QEMU cannot be run, the guest never boots, dies, or runs out of time. The text has the end of
@@ -273,7 +287,7 @@ impl Running {
     /// Waits until the guest runs the job; false when it hangs.
     ///
     /// # Errors
-    /// QEMU ended.
+    /// [`Died`] where QEMU ended.
     fn boots(&self, limit: Duration) -> Result<bool> {
         let start = Instant::now();
         while start.elapsed() < limit {
@@ -282,7 +296,7 @@ impl Running {
             }
             thread::sleep(PAUSE);
             if self.is_gone()? {
-                bail!("the guest ends while it boots{}", self.console());
+                return Err(self.died("the guest ends while it boots"));
             }
         }
         Ok(false)
@@ -304,7 +318,7 @@ impl Running {
                 return Ok(status);
             }
             if gone {
-                bail!("the guest died{}", self.console());
+                return Err(self.died("the guest died"));
             }
             if start.elapsed() > job.limit + GRACE {
                 bail!("the guest hangs{}", self.console());
@@ -329,6 +343,10 @@ impl Running {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let status = waitid(Id::Pid(id), flags).context("cannot watch QEMU")?;
         Ok(status != WaitStatus::StillAlive)
+    }
+
+    fn died(&self, when: &str) -> anyhow::Error {
+        Died(format!("{when}{}", self.console())).into()
     }
 
     /// The last words of the guest and of QEMU, for a message.
@@ -378,12 +396,17 @@ echo 7 >status
 exec sleep 1
 "#;
 
-    /// Runs a job in a machine whose boots hang until the `good`th; the outcome, and the process ids
-    /// of all that was started.
+    /// Runs a job in a machine whose boots hang until the `good`th.
     fn run(good: u32) -> (Result<i32>, Vec<String>, Vec<String>) {
+        run_with(&STAND_IN.replace("GOOD", &good.to_string()))
+    }
+
+    /// Runs a job in a machine that the script plays; the outcome, what was printed, and the process
+    /// ids of all that was started.
+    fn run_with(script: &str) -> (Result<i32>, Vec<String>, Vec<String>) {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("qemu");
-        fs::write(&program, STAND_IN.replace("GOOD", &good.to_string())).unwrap();
+        fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let qemu = Qemu {
             program,
@@ -441,6 +464,20 @@ exec sleep 1
         assert_eq!(started.len(), 3);
         for pid in started {
             assert!(!Path::new("/proc").join(&pid).exists(), "{pid} runs on");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_dies_is_told_apart_with_its_last_words_with_a_stand_in_for_qemu() {
+        let amid_its_job = "#!/bin/sh\necho $$ >>started\ncd node1\necho 4.2 >booted\n\
+                            echo 'Kernel panic' >console\n";
+        let in_its_boot = "#!/bin/sh\necho $$ >>started\necho 'Kernel panic' >node1/console\n";
+        for script in [amid_its_job, in_its_boot] {
+            let (status, _, started) = run_with(script);
+            let error = status.unwrap_err();
+            assert!(error.is::<Died>(), "{error:#}");
+            assert!(error.to_string().ends_with("Kernel panic"), "{error:#}");
+            assert_eq!(started.len(), 1);
         }
     }
 }

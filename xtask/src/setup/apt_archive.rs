@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::apt_sources;
 use crate::exec;
@@ -151,10 +151,22 @@ fn unpack_all(folder: &Path, tree: &Path) -> Result<()> {
             .with_context(|| format!("cannot read {}", folder.display()))?
             .path();
         if file.extension().is_some_and(|kind| kind == "deb") {
-            exec::capture(Command::new("dpkg").arg("-x").arg(&file).arg(tree))?;
+            let unpacked = exec::capture(Command::new("dpkg").arg("-x").arg(&file).arg(tree));
+            // tar has a line for each of the package's files.
+            unpacked.map_err(|error| anyhow!(brief(&error.to_string())))?;
         }
     }
     Ok(())
+}
+
+/// A failed command and the first that it said, in one line.
+fn brief(failure: &str) -> String {
+    let lines: Vec<_> = failure
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(2)
+        .collect();
+    lines.join(": ")
 }
 
 /// The versions in `apt-cache madison`'s table.
@@ -179,5 +191,20 @@ mod tests {
             ["1.96.1+dfsg1-2~bpo13+1", "1.95.0+dfsg1-2~bpo13+1"]
         );
         assert!(versions("").is_empty());
+    }
+
+    #[test]
+    fn a_package_that_cannot_be_unpacked_is_told_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let package = folder.path().join("odd.deb");
+        fs::write(&package, "no package").unwrap();
+        let error = unpack_all(folder.path(), &folder.path().join("tree")).unwrap_err();
+        let text = format!("{error:#}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("odd.deb"), "{text}");
+        assert_eq!(
+            brief("tar failed: exit status: 2\na: no space\nb: no space\n"),
+            "tar failed: exit status: 2: a: no space"
+        );
     }
 }

@@ -29,6 +29,11 @@ const SHOWN: usize = 8;
 /// tens of milliseconds. A device that comes or goes anywhere has all of them looked at again.
 const BARE: Duration = Duration::from_secs(60);
 
+/// How long type and interface of a GID are taken to be what they were while the GID itself, its
+/// port and the endpoints stay. What may go unseen so long: an interface that is no endpoint was
+/// renamed, or its address went to another one.
+const GIDS_SETTLED: Duration = Duration::from_secs(60);
+
 type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
 
 /// The last survey.
@@ -40,6 +45,10 @@ pub(in crate::agent) struct RdmaView {
 struct Last {
     taken: Instant,
     view: Surveyed,
+    /// The interfaces of endpoints, by id.
+    interfaces: BTreeMap<u32, String>,
+    /// When GIDs were last read with everything that belongs to them.
+    gids_read: Instant,
     /// Pods that had nothing of RDMA, and when they were looked at.
     bare: HashMap<NetnsRef, Instant>,
 }
@@ -147,23 +156,38 @@ impl Agent {
         {
             return view.clone();
         }
-        let pods: BTreeSet<String> = self
-            .state()
-            .endpoints
-            .values()
-            .map(|endpoint| endpoint.record.netns.to_string())
-            .collect();
+        let (pods, interfaces): (BTreeSet<String>, BTreeMap<u32, String>) = {
+            let state = self.state();
+            let records = state.endpoints.values().map(|endpoint| &endpoint.record);
+            let places = records.map(|record| {
+                (
+                    record.netns.to_string(),
+                    (record.id, record.interface.clone()),
+                )
+            });
+            places.unzip()
+        };
         let pods: Vec<NetnsRef> = pods.iter().filter_map(|pod| pod.parse().ok()).collect();
-        let now = self.survey(&pods, last.as_ref());
+        let now = self.survey(&pods, interfaces, last.as_ref());
         let view = now.view.clone();
         *last = Some(now);
         view
     }
 
     /// Looks at these pods, but for those that lately had nothing, unless a device has moved.
-    fn survey(&self, pods: &[NetnsRef], last: Option<&Last>) -> Last {
-        let look = |pods: &[NetnsRef]| survey(&self.home, &Sysfs::default(), pods);
+    fn survey(
+        &self,
+        pods: &[NetnsRef],
+        interfaces: BTreeMap<u32, String>,
+        last: Option<&Last>,
+    ) -> Last {
         let taken = Instant::now();
+        let before = last.and_then(|last| last.view.as_ref().as_ref().ok());
+        let settled = last.filter(|last| {
+            last.gids_read.elapsed() < GIDS_SETTLED && last.interfaces == interfaces
+        });
+        let gids = before.filter(|_| settled.is_some());
+        let look = |pods: &[NetnsRef]| survey(&self.home, &Sysfs::default(), pods, gids);
         let mut bare = last.map_or_else(HashMap::new, |last| last.bare.clone());
         bare.retain(|pod, looked| looked.elapsed() < BARE && pods.contains(pod));
         let asked: Vec<_> = pods
@@ -172,7 +196,6 @@ impl Agent {
             .cloned()
             .collect();
         let mut surveyed = look(&asked);
-        let before = last.and_then(|last| last.view.as_ref().as_ref().ok());
         if let (Ok((now, _)), Some(before)) = (&surveyed, before)
             && !bare.is_empty()
             && places(now) != places(before)
@@ -187,6 +210,8 @@ impl Agent {
         Last {
             taken,
             view: Arc::new(view),
+            interfaces,
+            gids_read: settled.map_or(taken, |last| last.gids_read),
             bare,
         }
     }
