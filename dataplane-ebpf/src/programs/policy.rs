@@ -301,6 +301,10 @@ impl Case<'_> {
         if config.flags & EndpointConfig::enforce(question.direction) == 0 {
             return Ok(());
         }
+        // Fetched once, so that both lookups are made in one and the same policy,
+        // and before the identity: the agent waits for who goes by an old policy
+        // before addresses move, and puts a new one in place when they have.
+        let policy = POLICY.get(policy_index(self.subject.port, question.direction));
         let peer = identity_of(&question.remote);
         if identity::is_node(peer)
             && config.flags & EndpointConfig::ALLOW_NODE != 0
@@ -308,9 +312,7 @@ impl Case<'_> {
         {
             return Ok(());
         }
-        // Fetched once: both lookups are made in one and the same policy.
-        let index = policy_index(self.subject.port, question.direction);
-        let policy = POLICY.get(index).ok_or(DropReason::PolicyMissing)?;
+        let policy = policy.ok_or(DropReason::PolicyMissing)?;
         let look = |peer| {
             let key = PolicyKey::of_packet(peer, question.protocol, question.port);
             policy.get(&Key::new(key.prefix_len, key.data))

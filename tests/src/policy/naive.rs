@@ -31,7 +31,7 @@ pub struct Packet {
 }
 
 /// What policy says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// No policy isolates the pod in this direction.
     Open,

@@ -217,7 +217,8 @@ fn congestion(lab: &Lab) -> Result<()> {
     moved("client's device", &client.trouble(), &[], &[])
 }
 
-/// The receiver has room for one message at a time.
+/// The receiver has room for one message at a time. At the requester soft-RoCE's `rcvd_rnr_err`
+/// leaves out a NAK of a packet that has been answered by then, so it may be less.
 fn slow_receiver(lab: &Lab) -> Result<()> {
     let outcome = lab.run(&format!("ib_send_bw -r 1 {PATIENT}"))?;
     let Outcome { server, client, .. } = &outcome;
@@ -226,9 +227,13 @@ fn slow_receiver(lab: &Lab) -> Result<()> {
         refused,
         client.wire("ingress", "rnr_nak"),
         server.hw("send_rnr_err")?,
-        client.hw("rcvd_rnr_err")?,
     ];
-    ensure!(refused > 0 && all == [refused; 4], "{all:?}: {outcome:?}");
+    ensure!(refused > 0 && all == [refused; 3], "{all:?}: {outcome:?}");
+    let heeded = client.hw("rcvd_rnr_err")?;
+    ensure!(
+        heeded > 0 && heeded <= refused,
+        "{heeded} of {refused}: {outcome:?}"
+    );
     let (sent, received) = outcome.requests("send");
     ensure!(sent == received, "{outcome:?}");
     moved(

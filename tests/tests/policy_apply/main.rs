@@ -1,7 +1,7 @@
-//! Applying, step by step: after each single change of a map, every packet's
+//! Applying, step by step: whenever a packet reads what of the maps, its
 //! verdict is that of the old or of the new policy. The maps are kept in
-//! memory here, because nobody can look at all packets between two system
-//! calls on the kernel's.
+//! memory here, because nobody can interrupt packets everywhere, and look at
+//! all of them between two system calls, in the kernel.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 
 mod memory;
 mod named;
+mod under_way;
 mod world;
 
 use dataplane::policy::apply::Applied;

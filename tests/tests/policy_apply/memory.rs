@@ -16,7 +16,9 @@ use dataplane::{
 };
 use dataplane_ebpf::abi::{Direction, EndpointConfig};
 use ipnet::IpNet;
-use sluice_tests::policy::{ADDRESSES, Packet, Verdict, allows, identity};
+use sluice_tests::policy::Verdict;
+
+use crate::under_way::Watch;
 
 type Result<T> = std::result::Result<T, KernelError>;
 type Map = Rc<(u32, RefCell<BTreeMap<Key, u32>>)>;
@@ -29,14 +31,14 @@ pub struct Memory {
     pub prefixes: RefCell<HashMap<IpNet, u32>>,
     pub slots: RefCell<BTreeMap<(u32, Direction), Map>>,
     pub configs: RefCell<BTreeMap<u32, EndpointConfig>>,
-    maps: Cell<u32>,
+    /// Every table that there ever was, by its number.
+    pub tables: RefCell<Vec<Map>>,
     /// Prefixes that fit.
     pub room: Cell<usize>,
     /// Steps until the agent dies.
     pub steps_left: Cell<usize>,
-    /// What each packet may get, where that is looked at.
-    pub allowed: RefCell<Option<(Vec<u32>, Verdicts, Verdicts)>>,
-    pub wrong: RefCell<Option<String>>,
+    /// Where packets are looked at.
+    pub watch: RefCell<Option<Watch>>,
 }
 
 impl Memory {
@@ -54,38 +56,6 @@ impl Memory {
         this
     }
 
-    fn verdict(&self, endpoint: u32, packet: &Packet) -> Verdict {
-        let direction = match packet.ingress {
-            true => Direction::Ingress,
-            false => Direction::Egress,
-        };
-        let flags = self.configs.borrow()[&endpoint].flags;
-        if flags & EndpointConfig::enforce(direction) == 0 {
-            return Verdict::Open;
-        }
-        let slots = self.slots.borrow();
-        let Some(map) = slots.get(&(endpoint, direction)) else {
-            return Verdict::Denied;
-        };
-        let identity = identity(
-            &self.addresses.borrow(),
-            &self.prefixes.borrow(),
-            packet.peer,
-        );
-        match allows(map.1.borrow().keys(), identity, packet) {
-            true => Verdict::Allowed,
-            false => Verdict::Denied,
-        }
-    }
-
-    pub fn verdicts(&self, endpoints: &[u32]) -> Verdicts {
-        let packets = packets();
-        endpoints
-            .iter()
-            .flat_map(|id| packets.iter().map(|packet| self.verdict(*id, packet)))
-            .collect()
-    }
-
     pub fn epochs(&self) -> BTreeMap<u32, u32> {
         let configs = self.configs.borrow();
         let epochs = configs.iter();
@@ -94,7 +64,7 @@ impl Memory {
             .collect()
     }
 
-    /// Before each change: the agent may die. After it: all packets are tried.
+    /// Before each change: the agent may die. After it: packets go on.
     fn step(&self, what: &str, change: impl FnOnce()) -> Result<()> {
         let left = self.steps_left.get();
         if left == 0 {
@@ -102,22 +72,17 @@ impl Memory {
         }
         self.steps_left.set(left - 1);
         change();
-        if let Some((ids, before, after)) = &*self.allowed.borrow() {
-            let now = self.verdicts(ids);
-            let passes = |verdict: &Verdict| *verdict != Verdict::Denied;
-            for (at, verdict) in now.iter().enumerate() {
-                let (before, after) = (&before[at], &after[at]);
-                if passes(verdict) != passes(before) && passes(verdict) != passes(after) {
-                    let packets = packets();
-                    let (id, packet) = (ids[at / packets.len()], packets[at % packets.len()]);
-                    *self.wrong.borrow_mut() = Some(format!(
-                        "{what}: endpoint {id}, {packet:?}: {verdict:?}, \
-                         before {before:?}, after {after:?}"
-                    ));
-                }
-            }
+        if let Some(watch) = &mut *self.watch.borrow_mut() {
+            watch.look(self, what);
         }
         Ok(())
+    }
+
+    /// As the kernel does for packets under way when a slot was changed.
+    fn wait(&self) {
+        if let Some(watch) = &mut *self.watch.borrow_mut() {
+            watch.wait();
+        }
     }
 }
 
@@ -125,9 +90,11 @@ impl Tables for Memory {
     type Map = Map;
 
     fn create(&self, entries: &[(Key, u32)], _room: u32) -> Result<Map> {
-        self.maps.set(self.maps.get() + 1);
+        let mut tables = self.tables.borrow_mut();
         let entries = entries.iter().copied().collect();
-        Ok(Rc::new((self.maps.get(), RefCell::new(entries))))
+        let table = Rc::new((tables.len() as u32, RefCell::new(entries)));
+        tables.push(Rc::clone(&table));
+        Ok(table)
     }
 
     fn extend(&self, map: &Map, entries: &[(Key, u32)]) -> Result<()> {
@@ -163,14 +130,21 @@ impl Tables for Memory {
                 let mut slots = self.slots.borrow_mut();
                 slots.insert((*endpoint, *direction), Rc::clone(map));
             })
-        })
+        })?;
+        self.wait();
+        Ok(())
     }
 
     fn clear_slots(&self, slots: &[(u32, Direction)]) -> Result<()> {
         slots.iter().try_for_each(|slot| {
+            if !self.slots.borrow().contains_key(slot) {
+                return Ok(());
+            }
             self.step("empty slot", || {
                 self.slots.borrow_mut().remove(slot);
-            })
+            })?;
+            self.wait();
+            Ok(())
         })
     }
 
@@ -236,22 +210,4 @@ impl Tables for Memory {
             change(self.configs.borrow_mut().get_mut(&endpoint).unwrap());
         })
     }
-}
-
-fn packets() -> Vec<Packet> {
-    let mut packets = Vec::new();
-    for ingress in [true, false] {
-        for peer in ADDRESSES {
-            let peer = peer.parse().unwrap();
-            for (protocol, port) in [(6, 80), (6, 443), (17, 80), (1, 0)] {
-                packets.push(Packet {
-                    ingress,
-                    peer,
-                    protocol,
-                    port,
-                });
-            }
-        }
-    }
-    packets
 }

@@ -10,7 +10,10 @@ use dataplane_ebpf::abi::EndpointConfig;
 use proptest::prelude::*;
 use sluice_tests::policy::{Cluster, endpoints, model};
 
-use crate::memory::{Memory, Verdicts};
+use crate::{
+    memory::{Memory, Verdicts},
+    under_way::Watch,
+};
 
 /// The node's own addresses.
 const NODE: [&str; 2] = ["192.0.2.1", "11.0.0.0"];
@@ -70,13 +73,19 @@ impl World {
             self.verdicts_of(&self.before),
             self.verdicts_of(&self.after),
         );
-        let allowed = (self.ids.clone(), before, after);
-        *self.memory.allowed.borrow_mut() = Some(allowed);
+        let watch = Watch::new(&self.memory, &self.ids, before, after);
+        *self.memory.watch.borrow_mut() = Some(watch);
         self.epochs.replace(self.memory.epochs());
     }
 
     pub fn check_end(&self) -> std::result::Result<(), TestCaseError> {
-        prop_assert_eq!(self.memory.wrong.take(), None);
+        let wrong = self
+            .memory
+            .watch
+            .borrow_mut()
+            .as_mut()
+            .and_then(|watch| watch.wrong.take());
+        prop_assert_eq!(wrong, None);
         prop_assert_eq!(
             self.memory.verdicts(&self.ids),
             self.verdicts_of(&self.after)
@@ -99,9 +108,11 @@ impl World {
     }
     /// Open connections feel what has changed.
     fn check_epochs(&self) -> std::result::Result<(), TestCaseError> {
-        let Some((ids, before, after)) = &*self.memory.allowed.borrow() else {
+        let watch = self.memory.watch.borrow();
+        let Some((before, after)) = watch.as_ref().map(Watch::expected) else {
             return Ok(());
         };
+        let ids = &self.ids;
         let of_each = before.len() / ids.len().max(1);
         let (before, after) = (before.chunks(of_each), after.chunks(of_each));
         let now = self.memory.epochs();

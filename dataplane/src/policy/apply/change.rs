@@ -12,7 +12,7 @@ use super::{
     detour::differing,
     entries::{Entries, Growth, have_any, meanwhile},
     flags,
-    identities::{Lengths, Move, Moves},
+    identities::{Lengths, Move, Moves, is_wanted},
     state::Applied,
     too_large, wanted,
 };
@@ -37,6 +37,8 @@ pub(super) struct Change<'a, T: Tables> {
     growing: BTreeMap<u64, Growth>,
     /// Tables that have, or may have, more entries than are known of them.
     touched: BTreeSet<u64>,
+    /// Slots that mean nothing any more: everything passes there.
+    opened: Vec<(u32, Direction)>,
     /// Endpoints whose open connections are to be judged again.
     judged_anew: BTreeSet<u32>,
 }
@@ -62,17 +64,19 @@ impl<'a, T: Tables> Change<'a, T> {
             },
             growing: BTreeMap::new(),
             touched: BTreeSet::new(),
+            opened: Vec::new(),
             judged_anew,
         }
     }
 
     pub fn carry_out(mut self) -> Result<Outcome> {
+        self.wait()?;
         self.grow();
         self.bridge()?;
         self.move_identities()?;
         self.settle()?;
-        self.shrink()?;
         self.raise_epochs()?;
+        self.tidy()?;
         Ok(self.outcome)
     }
 
@@ -126,18 +130,19 @@ impl<'a, T: Tables> Change<'a, T> {
                     (Wanted::Open, _) if enforced => {
                         let off = EndpointConfig::enforce(direction);
                         self.change_flags(*id, |flags| flags & !off)?;
+                        self.applied.unseen = true;
                         self.judged_anew.insert(*id);
-                        cleared.push((*id, direction));
+                        self.opened.push((*id, direction));
                     }
-                    (Wanted::Open, Some(_)) => cleared.push((*id, direction)),
+                    (Wanted::Open, Some(_)) => self.opened.push((*id, direction)),
                     (Wanted::Closed, Some(_)) => {
                         self.judged_anew.insert(*id);
                         cleared.push((*id, direction));
                     }
                     (Wanted::Table(table), Some(life))
                         if enforced
-                            && !self.moves.is_empty()
-                            && !self.applied.spells(life, table) =>
+                            && !self.applied.spells(life, table)
+                            && !self.is_right_meanwhile(life) =>
                     {
                         self.judged_anew.insert(*id);
                         let key = (life, Arc::as_ptr(table));
@@ -158,6 +163,14 @@ impl<'a, T: Tables> Change<'a, T> {
         }
         self.clear_slots(&cleared)?;
         self.set_slots(&bridged)
+    }
+
+    /// Whether a table gives the old verdicts while identities move: none is left,
+    /// and those that are come to are none to it.
+    fn is_right_meanwhile(&self, life: u64) -> bool {
+        let Moves { joined, left, .. } = &self.moves;
+        let present = &self.applied.lives[&life].entries;
+        left.is_empty() && !self.touched.contains(&life) && !have_any(present, joined)
     }
 
     /// The table for the meantime: the present one, the wanted one, or one that
@@ -186,27 +199,47 @@ impl<'a, T: Tables> Change<'a, T> {
     }
 
     fn move_identities(&mut self) -> Result<()> {
-        let set = std::mem::take(&mut self.moves.set);
+        let addresses = std::mem::take(&mut self.moves.addresses);
+        let prefixes = std::mem::take(&mut self.moves.prefixes);
+        if addresses.is_empty() && prefixes.is_empty() {
+            return Ok(());
+        }
+        // Who was found isolated goes by the old table still.
+        self.wait()?;
+        self.applied.unseen = true;
+        let mut failed = self.write(&addresses)?;
+        if !prefixes.is_empty() {
+            // Who has not found an address yet looks at prefixes next.
+            self.wait()?;
+            self.applied.unseen = true;
+        }
+        failed.extend(match failed.is_empty() {
+            true => self.write(&prefixes)?,
+            false => prefixes,
+        });
+        if failed.is_empty() {
+            return Ok(());
+        }
+        // Before anything else moves.
+        self.close_affected(&failed)?;
+        self.wait()?;
+        self.applied.unseen = true;
         let unset = std::mem::take(&mut self.moves.unset);
-        self.outcome.changed |= !set.is_empty() || !unset.is_empty();
-        let mut failed = self.write(&set)?;
-        if !failed.is_empty() {
-            // Before anything else moves.
-            self.close_affected(&failed)?;
-        }
         self.write(&unset)?;
-        if !failed.is_empty() {
-            failed = self.write(&failed)?;
-            // Those that fit now are settled like any other.
-            self.outcome.closed = too_large(self.compiled);
-            self.close_affected(&failed)?;
-        }
-        Ok(())
+        failed.retain(|(prefix, _)| is_wanted(prefix, self.compiled));
+        failed = self.write(&failed)?;
+        // Those that fit now are settled like any other.
+        self.outcome.closed = too_large(self.compiled);
+        self.close_affected(&failed)
     }
 
     /// Writes changes; returns those for which there is no room, and those
     /// that follow them.
     fn write(&mut self, changes: &[Move]) -> Result<Vec<Move>> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.outcome.changed = true;
         match self.tables.set_identities(changes) {
             Ok(()) => {
                 for (prefix, number) in changes {
@@ -366,24 +399,51 @@ impl<'a, T: Tables> Change<'a, T> {
         Ok(Some(life))
     }
 
-    /// Removes entries of identities that no address has any more.
-    fn shrink(&mut self) -> Result<()> {
-        for (life, growth) in std::mem::take(&mut self.growing) {
-            let Some(live) = self.applied.lives.get_mut(&life) else {
-                continue;
-            };
-            self.tables.remove(&live.map, &growth.removed)?;
-            live.entries = growth.entries;
-        }
-        Ok(())
-    }
-
     fn raise_epochs(&mut self) -> Result<()> {
         for id in &self.judged_anew {
             self.tables.change_config(*id, &mut |config| {
                 config.policy_epoch = config.policy_epoch.wrapping_add(1);
             })?;
         }
+        Ok(())
+    }
+
+    /// Once no packet is under way that began before, removes what none asks for
+    /// any more: slots of who is open, entries of identities that no address
+    /// has, prefixes that say what the one around them says.
+    fn tidy(&mut self) -> Result<()> {
+        let opened = std::mem::take(&mut self.opened);
+        let growing = std::mem::take(&mut self.growing);
+        let unset = std::mem::take(&mut self.moves.unset);
+        self.wait()?;
+        self.clear_slots(&opened)?;
+        for (life, growth) in growing {
+            let Some(live) = self.applied.lives.get_mut(&life) else {
+                continue;
+            };
+            self.tables.remove(&live.map, &growth.removed)?;
+            live.entries = growth.entries;
+        }
+        self.write(&unset).map(drop)
+    }
+
+    /// Waits for the packets that may not have seen what was changed: the kernel
+    /// does when a slot is written, and that may be what is in it.
+    fn wait(&mut self) -> Result<()> {
+        let applied = &mut *self.applied;
+        let filled = applied.endpoints.iter().find_map(|(id, slots)| {
+            let filled = |direction: &Direction| slots.lives[*direction as usize].is_some();
+            let direction = DIRECTIONS.into_iter().find(filled)?;
+            Some((*id, direction, slots.lives[direction as usize]?))
+        });
+        // Without a table no packet's verdict depends on what it has read.
+        if let Some((id, direction, life)) = filled
+            && applied.unseen
+        {
+            let map = &applied.lives[&life].map;
+            self.tables.set_slots(&[(id, direction, map)])?;
+        }
+        applied.unseen = false;
         Ok(())
     }
 
@@ -403,6 +463,7 @@ impl<'a, T: Tables> Change<'a, T> {
             .map(|(id, direction, life)| (*id, *direction, &lives[life].map))
             .collect();
         self.tables.set_slots(&maps)?;
+        self.applied.unseen = false;
         for (id, direction, life) in slots {
             self.filled(*id, *direction, Some(*life));
         }

@@ -18,13 +18,16 @@ pub(super) type Held = HashMap<IdentityPrefix, u32>;
 pub(super) type Move = (IdentityPrefix, Option<u32>);
 
 /// Changes of the maps, in an order in which no address passes through an
-/// identity that is neither its old nor its new one.
+/// identity that is neither its old nor its new one: each step of `addresses`,
+/// then each of `prefixes`. What is to go has the identity around it then, so
+/// that nobody sees it go.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    /// Addresses, which no change of a prefix then concerns any more; then inner
-    /// prefixes before those around them.
-    pub set: Vec<Move>,
-    /// Outer prefixes before those inside, then addresses.
+    /// Addresses, which no change of a prefix then concerns any more.
+    pub addresses: Vec<Move>,
+    /// Inner ones before those around them.
+    pub prefixes: Vec<Move>,
+    /// What goes, in any order.
     pub unset: Vec<Move>,
     /// Identities that addresses come to.
     pub joined: BTreeSet<u32>,
@@ -40,38 +43,46 @@ impl Moves {
         let cidrs = cidrs.map(|(cidr, number)| (IdentityPrefix::Cidr(*cidr), *number));
         let exact = compiled.addresses.iter();
         let exact = exact.map(|(address, number)| (IdentityPrefix::Address(*address), *number));
-        let wanted = cidrs.chain(exact);
-        let set = wanted.filter(|(prefix, number)| held.get(prefix) != Some(number));
-        moves.set = set.map(|(prefix, number)| (prefix, Some(number))).collect();
+        let wanted = cidrs
+            .chain(exact)
+            .map(|(prefix, number)| (prefix, Some(number)));
         let unset = held.keys().filter(|prefix| !is_wanted(prefix, compiled));
         moves.unset = unset.map(|prefix| (*prefix, None)).collect();
-        moves.note_identities(held, compiled);
-        moves.set.sort_unstable_by_key(|(prefix, _)| {
-            (Reverse(rank(prefix)), Reverse(length(prefix)), *prefix)
-        });
+        moves.set(held, compiled, wanted);
+        moves.addresses.sort_unstable();
         moves
-            .unset
-            .sort_unstable_by_key(|(prefix, _)| (rank(prefix), length(prefix), *prefix));
+            .prefixes
+            .sort_unstable_by_key(|(prefix, _)| (Reverse(length(prefix)), *prefix));
         moves
     }
 
-    /// Notes what addresses leave and come to. A prefix takes its addresses
-    /// from the one around it when it comes, and gives them back when it goes.
-    fn note_identities(&mut self, held: &Held, compiled: &Compiled) {
+    /// Notes what is to be set, and what addresses leave and come to. A prefix
+    /// takes its addresses from the one around it when it comes, and gives them
+    /// back before it goes.
+    fn set(&mut self, held: &Held, compiled: &Compiled, wanted: impl Iterator<Item = Move>) {
         let before = Lengths::new(held.keys().filter_map(|prefix| match prefix {
             IdentityPrefix::Cidr(cidr) => Some(cidr),
             IdentityPrefix::Address(_) => None,
         }));
         let after = Lengths::new(compiled.prefixes.keys());
-        for (prefix, number) in self.set.iter().chain(&self.unset) {
-            let from = held.get(prefix).copied().or_else(|| {
-                before.around(prefix, |cidr| {
+        for (prefix, number) in wanted.chain(self.unset.iter().copied()) {
+            let present = held.get(&prefix).copied();
+            let to = number
+                .or_else(|| after.around(&prefix, |cidr| compiled.prefixes.get(&cidr).copied()))
+                .unwrap_or(ANY);
+            if present == Some(to) {
+                continue;
+            }
+            match prefix {
+                IdentityPrefix::Address(_) => self.addresses.push((prefix, Some(to))),
+                IdentityPrefix::Cidr(_) => self.prefixes.push((prefix, Some(to))),
+            }
+            let from = present.or_else(|| {
+                before.around(&prefix, |cidr| {
                     held.get(&IdentityPrefix::Cidr(cidr)).copied()
                 })
             });
-            let to = number
-                .or_else(|| after.around(prefix, |cidr| compiled.prefixes.get(&cidr).copied()));
-            let (from, to) = (from.unwrap_or(ANY), to.unwrap_or(ANY));
+            let from = from.unwrap_or(ANY);
             if from != to {
                 self.left.insert(from);
                 self.joined.insert(to);
@@ -80,10 +91,6 @@ impl Moves {
         // No table has an entry for those of whom nothing is known.
         self.left.remove(&ANY);
         self.joined.remove(&ANY);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.unset.is_empty()
     }
 }
 
@@ -129,17 +136,10 @@ impl Lengths {
     }
 }
 
-fn is_wanted(prefix: &IdentityPrefix, compiled: &Compiled) -> bool {
+pub(super) fn is_wanted(prefix: &IdentityPrefix, compiled: &Compiled) -> bool {
     match prefix {
         IdentityPrefix::Address(address) => compiled.addresses.contains_key(address),
         IdentityPrefix::Cidr(cidr) => compiled.prefixes.contains_key(cidr),
-    }
-}
-
-fn rank(prefix: &IdentityPrefix) -> u8 {
-    match prefix {
-        IdentityPrefix::Cidr(_) => 0,
-        IdentityPrefix::Address(_) => 1,
     }
 }
 

@@ -7,10 +7,16 @@
 //!    done. An endpoint whose rules change while identities move goes by a
 //!    table of its own for the moment: it has the new entries of identities
 //!    that addresses come to, and the old ones of all others.
-//! 3. Identities move, each address straight from its old to its new one.
-//! 4. The new tables, then the flags; then entries of identities that are gone
-//!    are removed; and last the epoch is raised, so that open connections are
-//!    judged again.
+//! 3. Identities move, each address straight from its old to its new one: what is
+//!    to go gets the identity around it.
+//! 4. The new tables, then the flags; then the epoch is raised, so that open
+//!    connections are judged again.
+//! 5. What no packet asks for any more is removed.
+//!
+//! A packet reads one map after the other, and may be interrupted in between. So
+//! where a step would take away what a packet has to find that has read something
+//! before, the kernel is made to wait for those first. The last wait is behind
+//! the last visible step: no packet sees two changes.
 //!
 //! That an identity is come to and left, and rules over it change, all at once,
 //! is seen before, and gone around ([`detour`]).

@@ -35,6 +35,8 @@ pub struct Applied<T: Tables> {
     spelled: HashMap<Vec<TableRule>, u64>,
     next_life: u64,
     pub(super) endpoints: BTreeMap<u32, Slots>,
+    /// Packets may be under way that have read what was changed since.
+    pub(super) unseen: bool,
 }
 
 /// A table in the kernel.
@@ -64,6 +66,8 @@ impl<T: Tables> Default for Applied<T> {
             spelled: HashMap::new(),
             next_life: 0,
             endpoints: BTreeMap::new(),
+            // Nobody knows what was changed last.
+            unseen: true,
         }
     }
 }
