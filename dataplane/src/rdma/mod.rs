@@ -33,7 +33,7 @@ pub use resource::{
     CmId, CompletionQueue, MemoryRegion, Owned, Owner, ProtectionDomain, QpState, QpType,
     QueuePair, ResourceCount, ResourceKind,
 };
-pub use survey::{NodeRdma, PlacedDevice, PlacedPort, survey};
+pub use survey::{Earlier, NodeRdma, PlacedDevice, PlacedPort, TURNS, survey};
 pub use system::NetnsMode;
 
 /// Feeds any bytes to every decoder, as a datagram and as the body of an answer. For the fuzzer; it

@@ -14,7 +14,7 @@ use crate::{
         types::{Endpoint, RoceVisibility},
     },
     link::{NetnsRef, Sysfs, other_namespaces},
-    rdma::{NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, survey},
+    rdma::{Earlier, NetnsMode, PlacedDevice, PlacedPort, Rdma, RdmaError, TURNS, survey},
 };
 
 /// How old a survey may be. GID tables have hundreds of files, and `sluice top` asks each second.
@@ -29,10 +29,11 @@ const SHOWN: usize = 8;
 /// tens of milliseconds. A device that comes or goes anywhere has all of them looked at again.
 const BARE: Duration = Duration::from_secs(60);
 
-/// How long type and interface of a GID are taken to be what they were while the GID itself, its
-/// port and the endpoints stay. What may go unseen so long: an interface that is no endpoint was
-/// renamed, or its address went to another one.
-const GIDS_SETTLED: Duration = Duration::from_secs(60);
+/// Type and interface of a GID are taken to be what they were while the GID itself, its port and the
+/// endpoints stay, until it is its device's turn: [`TURNS`] of them, so long apart at least. What may
+/// go unseen for a round: an interface that is no endpoint was renamed, or its address went to
+/// another one.
+const GIDS_TURN: Duration = Duration::from_secs(15);
 
 type Surveyed = Arc<std::result::Result<NodeRdma, RdmaError>>;
 
@@ -47,8 +48,8 @@ struct Last {
     view: Surveyed,
     /// The interfaces of endpoints, by id.
     interfaces: BTreeMap<u32, String>,
-    /// When GIDs were last read with everything that belongs to them.
-    gids_read: Instant,
+    /// Which of the [`TURNS`] was the last, and when.
+    turn: (u32, Instant),
     /// Pods that had nothing of RDMA, and when they were looked at.
     bare: HashMap<NetnsRef, Instant>,
 }
@@ -183,11 +184,17 @@ impl Agent {
     ) -> Last {
         let taken = Instant::now();
         let before = last.and_then(|last| last.view.as_ref().as_ref().ok());
-        let settled = last.filter(|last| {
-            last.gids_read.elapsed() < GIDS_SETTLED && last.interfaces == interfaces
+        let settled = last.filter(|last| last.interfaces == interfaces);
+        let turn = match settled.map(|last| last.turn) {
+            Some((turn, at)) if at.elapsed() < GIDS_TURN => (turn, at),
+            Some((turn, _)) => ((turn + 1) % TURNS, taken),
+            None => (0, taken),
+        };
+        let earlier = before.filter(|_| settled.is_some()).map(|node| Earlier {
+            node,
+            turn: (turn.1 == taken).then_some(turn.0),
         });
-        let gids = before.filter(|_| settled.is_some());
-        let look = |pods: &[NetnsRef]| survey(&self.home, &Sysfs::default(), pods, gids);
+        let look = |pods: &[NetnsRef]| survey(&self.home, &Sysfs::default(), pods, earlier);
         let mut bare = last.map_or_else(HashMap::new, |last| last.bare.clone());
         bare.retain(|pod, looked| looked.elapsed() < BARE && pods.contains(pod));
         let asked: Vec<_> = pods
@@ -211,7 +218,7 @@ impl Agent {
             taken,
             view: Arc::new(view),
             interfaces,
-            gids_read: settled.map_or(taken, |last| last.gids_read),
+            turn,
             bare,
         }
     }
