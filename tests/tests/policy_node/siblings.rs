@@ -259,7 +259,9 @@ fn an_interface_that_a_pod_renames_is_held_to_the_same_policies() -> Result<()> 
     let lab = lab()?;
     let pod = &lab.node.pods[0];
     let [peer, _] = addresses(1);
-    must(pod, &format!("ip link set {POD_INTERFACE} name eth7"))?;
+    // Older kernels rename only what is down.
+    must(pod, &format!("ip link set {POD_INTERFACE} down"))?;
+    must(pod, &format!("ip link set {POD_INTERFACE} name eth7 up"))?;
     endpoint(&lab, "eth7")?;
     ensure!(is_judged(pod, "eth7")?);
     let list = lab.agent.json(&["policy", "list"])?;
