@@ -339,10 +339,7 @@ impl Agent {
     /// The registered uplink that an interface hangs off.
     pub(super) fn uplink_of(&self, interface: &Interface, netns: &Netns) -> Option<u32> {
         let parent = interface.parent?;
-        if !matches!(
-            interface.kind,
-            InterfaceKind::Macvlan { .. } | InterfaceKind::Ipvlan { .. }
-        ) {
+        if !interface.kind.is_child() {
             return None;
         }
         // The parent's index means something in the parent's namespace only.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::types::{Health, PodName, TcMechanism},
     endpoint::EndpointRecord,
-    link::{Interface, InterfaceKind, Netlink, Netns, NetnsId, NetnsRef, Parent},
+    link::{Netlink, Netns, NetnsId, NetnsRef, Parent},
 };
 
 /// How many such interfaces a namespace may have: no pod can take the endpoint ids of all others.
@@ -57,7 +57,7 @@ impl Families {
         let interface = &endpoint.interface;
         let member = Member {
             interface: record.interface.clone(),
-            parent: interface.parent.filter(|_| is_child(interface)),
+            parent: interface.parent.filter(|_| interface.kind.is_child()),
             pod: record.pod.clone(),
         };
         let mut members = family.members.iter_mut();
@@ -125,7 +125,7 @@ impl Agent {
         self.state_mut().let_go.retain(|(id, ifindex)| {
             *id != netns.id() || interfaces.iter().any(|one| one.ifindex == *ifindex)
         });
-        for interface in interfaces.into_iter().filter(is_child) {
+        for interface in interfaces.into_iter().filter(|one| one.kind.is_child()) {
             let key = (netns.id(), interface.ifindex);
             if self.find(key.0, key.1).is_some() || self.state().let_go.contains(&key) {
                 continue;
@@ -199,7 +199,7 @@ impl Agent {
         let is_child = {
             let state = self.state();
             let endpoint = state.endpoints.get(&record.id);
-            endpoint.is_some_and(|endpoint| is_child(&endpoint.interface))
+            endpoint.is_some_and(|endpoint| endpoint.interface.kind.is_child())
         };
         // Nothing but a child ends with its namespace: a VF comes back to the node, and must be
         // free of a pod's programs there.
@@ -219,12 +219,4 @@ impl Agent {
         }
         stays
     }
-}
-
-/// Whether an interface shares its parent with others.
-fn is_child(interface: &Interface) -> bool {
-    matches!(
-        interface.kind,
-        InterfaceKind::Macvlan { .. } | InterfaceKind::Ipvlan { .. }
-    )
 }

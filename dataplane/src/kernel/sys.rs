@@ -138,12 +138,12 @@ pub(super) fn next_key(map: impl AsFd, key: Option<&[u8]>, next: &mut [u8]) -> i
 
 /// Opens a map that the kernel holds.
 pub(super) fn map(id: u32) -> io::Result<OwnedFd> {
-    open(MAP_BY_ID, id)
+    open(MAP_BY_ID, &object(id))
 }
 
 /// Opens a type description that the kernel holds.
 pub(super) fn btf(id: u32) -> io::Result<OwnedFd> {
-    open(BTF_BY_ID, id)
+    open(BTF_BY_ID, &object(id))
 }
 
 /// What `BPF_OBJ_GET` reads of `union bpf_attr`.
@@ -185,9 +185,7 @@ pub(super) fn link_interface(pin: &Path) -> io::Result<u32> {
         fd: 0,
         flags: 0,
     };
-    let fd = bpf(OPEN_PIN, &attributes)?;
-    // SAFETY: the kernel has just made the descriptor, for us alone.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let link = open(OPEN_PIN, &attributes)?;
     let mut info = TcxLinkInfo::default();
     let attributes = InfoAttributes {
         fd: link.as_raw_fd() as u32,
@@ -216,13 +214,17 @@ fn element(map: &impl AsFd, key: Option<&[u8]>, value: u64, flags: u64) -> MapEl
     }
 }
 
-fn open(command: i32, id: u32) -> io::Result<OwnedFd> {
-    let object = ObjectId {
+fn object(id: u32) -> ObjectId {
+    ObjectId {
         id,
         next_id: 0,
         open_flags: 0,
-    };
-    let fd = bpf(command, &object)?;
+    }
+}
+
+/// A command that makes a descriptor.
+fn open<T: Copy>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
     // SAFETY: the kernel has just made the descriptor, for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -105,6 +105,13 @@ pub enum InterfaceKind {
     Other(String),
 }
 
+impl InterfaceKind {
+    /// Whether such an interface shares its parent with others of its kind.
+    pub fn is_child(&self) -> bool {
+        matches!(self, Self::Macvlan { .. } | Self::Ipvlan { .. })
+    }
+}
+
 impl fmt::Display for InterfaceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -27,25 +27,6 @@ impl NodeRdma {
             cm_device: None,
         }
     }
-
-    /// The same port of the same device in the same place and state, if there was one.
-    fn same_port(
-        &self,
-        device: &RdmaDevice,
-        netns: &NetnsRef,
-        port: &RdmaPort,
-    ) -> Option<&PlacedPort> {
-        let mut devices = self.devices.iter();
-        let known = devices.find(|known| known.device == *device && known.netns == *netns)?;
-        known.ports.iter().find(|known| {
-            // What was found in another namespace is not seen from this one.
-            let here = known.netdev_netns.as_ref() == Some(netns);
-            let netdev = known.port.netdev.as_ref().filter(|_| here);
-            known.port.port == port.port
-                && known.port.state == port.state
-                && netdev == port.netdev.as_ref()
-        })
-    }
 }
 
 /// An RDMA device and what goes with it.
@@ -94,6 +75,8 @@ pub struct Earlier<'a> {
 pub const TURNS: u32 = 4;
 
 impl Earlier<'_> {
+    /// The same port of the same device in the same place and state, if there was one
+    /// and it is believed still.
     fn same_port(
         &self,
         device: &RdmaDevice,
@@ -103,7 +86,16 @@ impl Earlier<'_> {
         if self.turn == Some(device.index % TURNS) {
             return None;
         }
-        self.node.same_port(device, netns, port)
+        let mut devices = self.node.devices.iter();
+        let known = devices.find(|known| known.device == *device && known.netns == *netns)?;
+        known.ports.iter().find(|known| {
+            // What was found in another namespace is not seen from this one.
+            let here = known.netdev_netns.as_ref() == Some(netns);
+            let netdev = known.port.netdev.as_ref().filter(|_| here);
+            known.port.port == port.port
+                && known.port.state == port.state
+                && netdev == port.netdev.as_ref()
+        })
     }
 }
 
